@@ -1,0 +1,103 @@
+"""Words that the rooms share: frozen, without behaviour."""
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Array = Any
+"""An array of whichever framework is at work: NumPy, TensorFlow, JAX or torch."""
+
+Grid = tuple[int, ...]
+"""How locations lie: ``(h, w)`` for images, ``(t,)`` for series, ``(d, h, w)`` for volumes."""
+
+Score = Literal["logit", "probability"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """One call of one layer, as a dry run met it.
+
+    Args:
+        path: names from the model down, joined by ``/``; ``#2`` marks the second call of a shared layer.
+        kind: the layer's class.
+        grid: the locations of its output; empty where it has none.
+        channels: the size of its last (channel) axis.
+        chosen: whether ``layer="auto"`` means this one.
+        reason: why it was chosen; empty for the others.
+    """
+
+    path: str
+    kind: str
+    grid: Grid
+    channels: int
+    chosen: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class of a model's answer. ``probability`` is None where the model yields none."""
+
+    index: int
+    label: str
+    probability: float | None
+
+
+class Target(Protocol):
+    """What is explained: from a model's outputs to one score per image.
+
+    An engine compiles one step per ``key``. What changes from call to call (class indices, say) is passed as data.
+    """
+
+    @property
+    def key(self) -> Hashable:
+        """Equal keys mean the same computation, up to ``parameters``."""
+        ...
+
+    def parameters(self, count: int) -> Array:
+        """NumPy int32 array ``(count, n)``: what the computation needs to know of each image."""
+        ...
+
+    def choose(self, outputs: Array, parameters: Array, xp: Any) -> Array:
+        """The classes ``(B, n)`` that the target means, given the outputs ``(B, C)`` of the unmasked images."""
+        ...
+
+    def score(self, outputs: Array, chosen: Array, xp: Any) -> Array:
+        """One score per image, ``(B,)``, linear in the outputs wherever the target's definition allows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What follows a layer, where that is global average pooling and linear layers: ``y = b + mean_u A_u W``."""
+
+    weights: Array
+    """``(K, C)``"""
+    bias: Array
+    """``(C,)``"""
+
+
+Formula = Callable[..., Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one pass of an engine yields, as NumPy arrays on the host.
+
+    Args:
+        outputs: the model's answer before its last softmax or sigmoid, ``(B, C)``.
+        probabilities: after it, or None where the model has neither.
+        chosen: per target, the classes that it means, ``(B, n)``.
+        scores: per target, the score that was explained, ``(B,)``.
+        maps: per (layer, target, formula), the raw maps ``(B, U)``, float32.
+        activations: per layer, ``(B, U, K)`` float32, for the layers for which they were asked.
+        grids: per layer, how its U locations lie.
+    """
+
+    outputs: Array
+    probabilities: Array | None
+    chosen: tuple[Array, ...]
+    scores: tuple[Mapping[Score, Array], ...]
+    maps: Mapping[tuple[str, int, Any], Array]
+    activations: Mapping[str, Array]
+    grids: Mapping[str, Grid]
