@@ -1,6 +1,6 @@
 """Words that the rooms share: frozen, without behaviour."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -90,14 +90,16 @@ class Evidence:
         chosen: per target, the classes that it means, ``(B, n)``.
         scores: per target, the score that was explained, ``(B,)``.
         maps: per (layer, target, formula), the raw maps ``(B, U)``, float32.
+        strength: per (layer, target), the largest magnitude in the gradient, ``(B,)``; nothing where none was taken.
         activations: per layer, ``(B, U, K)`` float32, for the layers for which they were asked.
         grids: per layer, how its U locations lie.
     """
 
     outputs: Array
     probabilities: Array | None
-    chosen: tuple[Array, ...]
-    scores: tuple[Mapping[Score, Array], ...]
+    chosen: Sequence[Array]
+    scores: Sequence[Mapping[Score, Array], ...]
     maps: Mapping[tuple[str, int, Any], Array]
+    strength: Mapping[tuple[str, int], Array]
     activations: Mapping[str, Array]
     grids: Mapping[str, Grid]

@@ -1,0 +1,142 @@
+"""What is done with maps: combine channels, rectify, scale, resize, fuse, find boxes. Pure functions of arrays.
+
+Maps are ``(..., U)`` with their locations flattened, or ``(..., *grid)`` once they are laid out.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camlucida.errors import RequestError, UnknownNameError
+from camlucida.types import Array, Grid
+from camlucida.xp import Xp
+
+Fusion = Literal["max", "mean", "product"]
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels; ``right`` and ``bottom`` are the first column and row outside it."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+def combine(A: Array, w: Array, xp: Xp) -> Array:
+    """``Σ_k w_k A_uk``: activations ``(B, U, K)`` and channel weights ``(B, K)`` to a map ``(B, U)``."""
+    return xp.matmul(A, w[..., None])[..., 0]
+
+
+def rectify(m: Array, xp: Xp) -> Array:
+    """``max(m, 0)``."""
+    return xp.maximum(m, xp.zeros_like(m))
+
+
+def divide(a: Array, b: Array, xp: Xp) -> Array:
+    """``a / b``, and 0 where ``b`` is 0. There is no epsilon: a map of tiny values keeps its shape."""
+    there = b != 0
+    return xp.where(there, a / xp.where(there, b, 1.0), 0.0)
+
+
+def min_max(m: Array, xp: Xp) -> Array:
+    """Each map ``(..., U)`` shifted and scaled to 0..1; a constant map becomes 0."""
+    low = xp.min(m, axis=-1, keepdims=True)
+    return divide(m - low, xp.max(m, axis=-1, keepdims=True) - low, xp)
+
+
+def resize(m: Array, grid: Grid, size: Grid, xp: Xp) -> Array:
+    """Maps ``(N, U)`` laid out on `grid` and interpolated linearly to ``(N, *size)``.
+
+    Half-pixel centres (``align_corners=False``), clamped at the border, without antialiasing.
+    """
+    m = xp.reshape(m, (-1, *grid))
+    for axis, (old, new) in enumerate(zip(grid, size, strict=True), start=1):
+        if old != new:
+            m = xp.moveaxis(xp.matmul(xp.moveaxis(m, axis, -1), _interpolation(old, new)), -1, axis)
+    return m
+
+
+def masks(m: Array, grid: Grid, size: Grid, xp: Xp) -> Array:
+    """Maps ``(N, U)`` as masks ``(N, *size)`` in 0..1: resized first, then scaled each (Score-CAM, algorithm 1).
+
+    A constant map becomes 0; whether it is constant is asked before resizing, which rounds.
+    """
+    varies = xp.max(m, axis=-1, keepdims=True) > xp.min(m, axis=-1, keepdims=True)
+    large = xp.reshape(resize(m, grid, size, xp), (-1, math.prod(size)))
+    return xp.reshape(xp.where(varies, min_max(large, xp), 0.0), (-1, *size))
+
+
+@functools.lru_cache(maxsize=64)
+def _interpolation(old: int, new: int) -> NDArray[np.float32]:
+    """The matrix ``(old, new)`` that interpolates a line of `old` values linearly at `new` places."""
+    place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    left = np.minimum(place.astype(int), max(old - 2, 0))
+    share = place - left
+    matrix = np.zeros((old, new))
+    matrix[left, np.arange(new)] += 1 - share
+    matrix[np.minimum(left + 1, old - 1), np.arange(new)] += share
+    matrix = matrix.astype("float32")
+    matrix.flags.writeable = False
+    return matrix
+
+
+def heat(raw: NDArray[np.float32], size: Grid, *, signed: bool = False) -> NDArray[np.float32]:
+    """A raw map laid out on its grid, as people look at it: rectified, resized, divided by its maximum.
+
+    Args:
+        raw: ``(*grid)``, signed, of any scale.
+        size: the wanted size, one number per axis of the grid.
+        signed: leave out the rectifying and divide by the largest magnitude instead.
+
+    Returns:
+        float32 ``size`` in 0..1, or in -1..1 where `signed`. Zeros where there is nothing (positive) to show.
+    """
+    # float64 until it is divided: in float32 the square of a small score is already zero.
+    shown = np.asarray(raw, "float64") if signed else rectify(np.asarray(raw, "float64"), np)
+    shown = resize(shown.reshape(1, -1), raw.shape, size, np)[0]
+    return np.asarray(divide(shown, np.abs(shown).max(), np), "float32")
+
+
+def fuse(raws: Sequence[NDArray[np.float32]], how: Fusion) -> NDArray[np.float32]:
+    """Several layers' raw maps of one thing as one: heat maps at the finest grid, then `how` at each location.
+
+    Args:
+        raws: each ``(*grid)``, grids of the same rank.
+        how: "max" (Jiang et al. 2021, section III-C), "mean", or "product".
+    """
+    operations = {"max": np.maximum.reduce, "mean": lambda maps: np.mean(maps, axis=0), "product": np.multiply.reduce}
+    if how not in operations:
+        raise UnknownNameError("fusion", how, operations)
+    finest = max((raw.shape for raw in raws), key=math.prod)
+    return np.asarray(operations[how]([heat(raw, finest) for raw in raws]), "float32")
+
+
+def boxes(heatmap: NDArray[np.float32], threshold: float = 0.15) -> list[Box]:
+    """The bounding boxes of what is hotter than a share of the maximum, the largest region first.
+
+    Regions are connected through edges and corners. 0.15 is Grad-CAM's choice (Selvaraju et al. 2017, section 4.1);
+    the papers use the first box.
+
+    Args:
+        heatmap: ``(H, W)``, not negative.
+        threshold: share of the maximum, 0..1; a location must be above it.
+
+    Returns:
+        One `Box` per region; none where the map is empty.
+    """
+    if not 0 <= threshold <= 1:
+        raise RequestError(f"threshold {threshold} is not between 0 and 1")
+    from scipy import ndimage
+
+    regions, count = ndimage.label(heatmap > threshold * heatmap.max(), structure=np.ones((3, 3)))
+    slices = ndimage.find_objects(regions)
+    sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
+    return [
+        Box(slices[i][1].start, slices[i][0].start, slices[i][1].stop, slices[i][0].stop)
+        for i in np.argsort(-sizes, kind="stable")
+    ]
