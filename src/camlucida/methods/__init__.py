@@ -1,0 +1,20 @@
+"""The formulas, by what they need, and the registry that lists them."""
+
+from camlucida.methods import gradients, probes, weights
+from camlucida.methods.probes import Masks
+from camlucida.methods.registry import VARIANTS, Configured, Method, Need, Variant, configure, find, methods
+
+__all__ = [
+    "VARIANTS",
+    "Configured",
+    "Masks",
+    "Method",
+    "Need",
+    "Variant",
+    "configure",
+    "find",
+    "gradients",
+    "methods",
+    "probes",
+    "weights",
+]
