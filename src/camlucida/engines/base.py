@@ -1,0 +1,135 @@
+"""What every engine offers, and the arithmetic that all engines share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from camlucida.methods import Configured, Need
+from camlucida.targets import Classes, Custom
+from camlucida.types import Array, Evidence, Grid, LayerInfo, Score
+from camlucida.xp import Xp
+
+BoundTarget = Classes | Custom
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one pass is to yield.
+
+    Args:
+        layers: paths of the layers to explain.
+        targets: what to explain, with labels looked up.
+        score: which score the gradients are of.
+        formulas: the methods to compute within the pass; those that probe come after it.
+        activations: whether the activations themselves are wanted on the host.
+        output: which of several outputs is meant; None for the only or the first one.
+    """
+
+    layers: tuple[str, ...]
+    targets: tuple[BoundTarget, ...]
+    score: Score = "logit"
+    formulas: tuple[Configured, ...] = ()
+    activations: bool = False
+    output: str | None = None
+
+    @property
+    def maps(self) -> list[tuple[str, int, Configured]]:
+        """(layer, number of the target, formula) of each raw map, in the order of `raw_maps`."""
+        return [(layer, t, f) for layer in self.layers for t in range(len(self.targets)) for f in self.formulas]
+
+    def needs(self, need: Need) -> bool:
+        """Whether any of its formulas asks for this."""
+        return any(formula.method.needs is need for formula in self.formulas)
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Masked inputs to be scored: input `rows[i]` times mask `masks[i]`.
+
+    Args:
+        rows: int32 ``(M,)``: which input each mask belongs to.
+        masks: float32 ``(M, U)``: resized to the input, then scaled to 0..1 each.
+        grid: how the U locations lie.
+        chosen: per target, the classes that it means for each input, ``(B, n)``.
+    """
+
+    rows: Array
+    masks: Array
+    grid: Grid
+    targets: tuple[BoundTarget, ...]
+    chosen: tuple[Array, ...]
+    output: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """What a dry run tells of a model.
+
+    Args:
+        layers: every call of every layer, in the order in which they happen; one of them is chosen.
+        outputs: names of the outputs, empty where there is a single one without a name.
+        classes: how many classes the output has; None where it has none (a map, say).
+        notes: what was assumed of the model's end.
+    """
+
+    layers: tuple[LayerInfo, ...]
+    outputs: tuple[str, ...]
+    classes: int | None
+    notes: tuple[str, ...]
+
+
+class Engine(Protocol):
+    """A framework at work for one model. Inputs are NumPy arrays, or dicts, lists or tuples of them.
+
+    The model is never changed: parameters, flags and layers are what they were, also after a failure.
+    """
+
+    backend: str
+
+    def anatomy(self, inputs: Any, output: str | None = None) -> Anatomy:
+        """What a dry run on the first of the inputs tells; made once per shape of inputs."""
+        ...
+
+    def resolve(self, layer: Any, inputs: Any, output: str | None = None) -> str:
+        """The path of a layer that is given as a path, as ``"auto"`` or as the object itself."""
+        ...
+
+    def evidence(self, inputs: Any, request: Request) -> Evidence:
+        """One forward pass, and one backward pass per target where a formula needs gradients."""
+        ...
+
+    def probe(self, inputs: Any, probes: Probes) -> Mapping[Score, Array]:
+        """Scores ``(T, M)`` of masked inputs, as logits and as probabilities, in one forward pass."""
+        ...
+
+
+def raw_maps(
+    request: Request,
+    A: Mapping[str, Array],
+    G: Mapping[tuple[str, int], Array],
+    heads: Mapping[str, Array],
+    chosen: Sequence[Array],
+    xp: Xp,
+) -> list[Array]:
+    """Every raw map ``(B, U)`` that the formulas of a request compute from one pass, in the order of `Request.maps`.
+
+    Args:
+        A: per layer, activations ``(B, U, K)``.
+        G: per layer and target, the gradient of the score, ``(B, U, K)``.
+        heads: per layer, the weights ``(K, C)`` of the linear head.
+        chosen: per target, the classes that it means, ``(B, n)``.
+        xp: the words of the framework at work.
+    """
+
+    def second(layer: str, t: int, formula: Configured) -> Array:
+        if formula.method.needs is Need.GRADIENT:
+            return G[layer, t]
+        return class_weights(heads[layer], request.targets[t], chosen[t], xp)
+
+    return [formula(A[layer], second(layer, t, formula), xp=xp) for layer, t, formula in request.maps]
+
+
+def class_weights(head: Array, target: BoundTarget, chosen: Array, xp: Xp) -> Array:
+    """The weights ``(B, K)`` that lead from the channel averages to the target's score."""
+    signs = target.signs or ()
+    return sum(sign * xp.moveaxis(xp.take(head, chosen[:, j], axis=1), 0, 1) for j, sign in enumerate(signs))

@@ -1,0 +1,154 @@
+"""The choice of a layer, from what a dry run recorded. It knows no framework.
+
+The layer wanted is the last tensor before the spatial dimensions collapse, whole (after its activation, its addition
+or its concatenation) and not pooled. So the search starts at the output and goes back through calls that have no grid
+until it meets one whose input has one; from there it goes back over pooling and reshaping.
+"""
+
+import math
+import re
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from camlucida.types import Grid
+
+_NOT_FEATURES = re.compile(
+    r"MaxPool|AveragePool|AvgPool|Dropout|DropPath|Reshape|Flatten|Permute|ZeroPad|Cropping|Identity|Rescaling|^Normalization"
+)
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of one layer in a dry run.
+
+    Args:
+        path: its address; ``#2`` marks the second call at the same path.
+        layer: the layer object.
+        occurrence: which call of this object it is, from 1.
+        kind: the layer's class.
+        passive: whether it computes no features: pooling, reshaping, dropping, a linear activation.
+        inputs, outputs: tensors by the engine's own identity.
+        parent: the call of the layer that contains it.
+    """
+
+    path: str
+    layer: Any
+    occurrence: int
+    kind: str
+    parent: "Call | None"
+    passive: bool = False
+    inputs: list[Hashable] = field(default_factory=list)
+    outputs: list[Hashable] = field(default_factory=list)
+
+
+class Flow:
+    """The way of the data through the recorded calls."""
+
+    def __init__(self, calls: Sequence[Call], grid: Callable[[Hashable], Grid], inputs: Sequence[Hashable]) -> None:
+        """Take what a dry run recorded.
+
+        Args:
+            calls: in the order in which they ended, so that what is inside a layer comes before it.
+            grid: the grid of a tensor; empty for one without.
+            inputs: the model's inputs; the one with the most axes is the image.
+        """
+        self.calls, self.grid, self.inputs = calls, grid, set(inputs)
+        self.rank = max((len(grid(tensor)) for tensor in inputs), default=0)
+        self.guessed = False
+        """Whether some step of the way was not made of layers, so that it had to be assumed."""
+        self._order = {id(call): place for place, call in enumerate(calls)}
+        self._producers: dict[Hashable, Call] = {}
+        for call in calls:
+            for tensor in call.outputs:
+                if tensor not in call.inputs and tensor not in self.inputs:
+                    self._producers.setdefault(tensor, call)
+        self._consumed = {tensor for call in calls for tensor in call.inputs}
+
+    def order(self, call: Call) -> int:
+        """The place of a call among all."""
+        return self._order[id(call)]
+
+    def spatial(self, tensor: Hashable) -> bool:
+        """Whether it has the input's kind of grid, with more than one location."""
+        grid = self.grid(tensor)
+        return len(grid) == self.rank and math.prod(grid) > 1
+
+    def producer(self, tensor: Hashable) -> Call | None:
+        """The innermost call that made it."""
+        return self._producers.get(tensor)
+
+    def sources(self, tensor: Hashable) -> list[Hashable]:
+        """The tensors that it was made from."""
+        call = self.producer(tensor)
+        if call is None:
+            return [] if tensor in self.inputs else self._assumed(None, len(self.calls))
+        found = [self._traced(source, call) for source in call.inputs]
+        return list(dict.fromkeys(source for sources in found for source in sources))
+
+    def _traced(self, tensor: Hashable, consumer: Call) -> list[Hashable]:
+        if tensor in self._producers or tensor in self.inputs:
+            return [tensor]
+        return self._assumed(consumer.parent, self.order(consumer))
+
+    def _assumed(self, around: Call | None, before: int) -> list[Hashable]:
+        """What comes before a tensor that no layer made: the last loose end beside it, or what its container took."""
+        self.guessed = True
+        for call in reversed(self.calls[:before]):
+            if call.parent is around:
+                loose = [tensor for tensor in call.outputs if tensor not in self._consumed]
+                if loose:
+                    return loose
+        if around is None:
+            return []
+        found = [self._traced(source, around) for source in around.inputs]
+        return [source for sources in found for source in sources]
+
+
+def choose(flow: Flow, output: Hashable) -> tuple[Call | None, str]:
+    """The call whose output ``layer="auto"`` means, with the reason; None where nothing has a grid."""
+    if flow.spatial(output):
+        return _smallest(flow), "the smallest grid of a network whose output has a grid itself"
+    found: list[Call] = []
+    seen: set[Hashable] = set()
+    waiting = [output]
+    while waiting:
+        tensor = waiting.pop()
+        for source in flow.sources(tensor):
+            if flow.spatial(source):
+                if (call := _features(flow, source)) is not None:
+                    found.append(call)
+            elif source not in seen:
+                seen.add(source)
+                waiting.append(source)
+    if not found:
+        return None, ""
+    last = max(found, key=flow.order)
+    reason = "the last features before the spatial dimensions collapse"
+    others = sorted({call.path for call in found} - {last.path})
+    if others:
+        reason += f", and the last of several: also {', '.join(others)}"
+    if flow.guessed:
+        reason += ", as far as the model is made of layers"
+    return last, reason
+
+
+def _features(flow: Flow, tensor: Hashable) -> Call | None:
+    """The call that made the features in a tensor, seen through pooling and reshaping."""
+    while (call := flow.producer(tensor)) is not None:
+        if not call.passive and not _NOT_FEATURES.search(call.kind):
+            return call
+        before = [source for source in flow.sources(tensor) if flow.spatial(source)]
+        if not before:
+            return None
+        tensor = before[0]
+    return None
+
+
+def _smallest(flow: Flow) -> Call | None:
+    calls = [
+        call
+        for call in flow.calls
+        if call.outputs and flow.spatial(call.outputs[0]) and _features(flow, call.outputs[0]) is call
+    ]
+    return min(reversed(calls), key=lambda call: math.prod(flow.grid(call.outputs[0])), default=None)

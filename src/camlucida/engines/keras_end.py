@@ -1,0 +1,202 @@
+"""How a Keras model ends: where its logits are, and whether what follows a layer is a linear head."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from camlucida.engines.choice import Call
+from camlucida.engines.keras_calls import with_activation
+from camlucida.engines.keras_dry_run import DryRun
+from camlucida.errors import ConditionError
+from camlucida.types import Array, Head
+
+Activation = Literal["softmax", "sigmoid", "none", "closed"]
+
+_OPENED: dict[str, Activation] = {"softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid"}
+_KEEPS_VALUES = ("Reshape", "Flatten", "Dropout", "Identity")
+_GLOBAL_POOLING = ("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D")
+_POOLING = ("AveragePooling1D", "AveragePooling2D", "AveragePooling3D")
+_LINEAR = ("Dense", "Conv1D", "Conv2D", "Conv3D")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class End:
+    """The last activation of an output and the call that applies it.
+
+    Args:
+        activation: "softmax" or "sigmoid" that can be opened, "none" where the outputs are scores as they are, "closed"
+            where they are probabilities that cannot be opened.
+        call: the call with the activation.
+        note: what was assumed, or what is set aside; empty if nothing.
+    """
+
+    activation: Activation
+    call: Call | None
+    note: str
+
+    def open(self, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Array]:
+        """The usual result of the call with the activation, and the logits that it was computed from."""
+        assert self.call is not None
+        layer = self.call.layer
+        if _is_pure(layer):
+            return original(*args, **kwargs), args[0]
+        logits = type(layer).call(with_activation(layer, keras.activations.linear), *args, **kwargs)
+        return layer.activation(logits), logits
+
+    def read(self, answer: Array, logits: Array | None) -> tuple[Array, Array | None]:
+        """Scores and probabilities ``(B, C)``, float32, from the model's answer.
+
+        One sigmoid unit becomes two classes: 0 with the score -z, 1 with the score z.
+        """
+        answer = keras.ops.cast(answer, "float32")
+        if self.activation == "none":
+            classes = len(answer.shape) == 2 and answer.shape[-1] > 1
+            return answer, keras.ops.softmax(answer) if classes else None
+        if self.activation == "closed":
+            return keras.ops.log(keras.ops.maximum(answer, np.finfo("float32").tiny)), answer
+        if self.kind == "log_softmax":
+            answer = keras.ops.exp(answer)
+        logits = keras.ops.reshape(keras.ops.cast(logits, "float32"), keras.ops.shape(answer))
+        if self.activation == "sigmoid" and answer.shape[-1] == 1:
+            return two_classes(logits, -logits), two_classes(answer, 1 - answer)
+        return logits, answer
+
+    def logits(self, run: DryRun, output: str) -> NDArray[Any]:
+        """The logits that a dry run yielded, ``(1, C)``."""
+        if self.call is None:
+            return run.value(run.outputs[output])
+        source = run.tensors[self.call.inputs[0]]
+        layer = self.call.layer
+        if not _is_pure(layer):
+            source = type(layer).call(with_activation(layer, keras.activations.linear), source)
+        return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(source, "float32"))).reshape(1, -1)
+
+    @property
+    def kind(self) -> str:
+        """The name of the activation function."""
+        return _activation(self.call.layer) if self.call else ""
+
+
+def two_classes(positive: Array, negative: Array) -> Array:
+    """One unit's values as those of class 1, beside those of class 0."""
+    return keras.ops.concatenate([negative, positive], axis=-1)
+
+
+def find_end(run: DryRun, output: str) -> End:
+    """How the output ends."""
+    tensor: Hashable = run.outputs[output]
+    while (call := run.flow.producer(tensor)) is not None:
+        activation = _activation(call.layer)
+        if activation in _OPENED:
+            note = f"the logit is explained: the {activation} of {call.path!r} is set aside"
+            return End(_OPENED[activation], call, note)
+        sources = run.flow.sources(tensor)
+        if not call.kind.startswith(_KEEPS_VALUES) and activation != "linear" or len(sources) != 1:
+            break
+        if call.kind.startswith(_LINEAR):
+            break
+        tensor = sources[0]
+    values = run.value(run.outputs[output]).astype("float64").reshape(1, -1)
+    if values.shape[1] > 1 and (values >= 0).all() and abs(values.sum() - 1) < 1e-3:
+        return End("closed", None, "the model's last softmax cannot be opened: the log-probability is explained")
+    note = "the model ends without a softmax: probabilities are the softmax of its outputs" if values.shape[1] > 1 else ""
+    return End("none", None, note)
+
+
+def _activation(layer: Any) -> str:
+    kind = type(layer).__name__
+    named = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
+    if kind in named:
+        return named[kind]
+    return getattr(getattr(layer, "activation", None), "__name__", "")
+
+
+def _is_pure(layer: Any) -> bool:
+    """Whether the layer is an activation and nothing else, so that its input is the logits."""
+    return type(layer).__name__ in ("Softmax", "LogSoftmax", "Sigmoid", "Activation")
+
+
+def linear_head(run: DryRun, layer: Call, output: str, end: End) -> list[Any]:
+    """The linear layers between `layer` and the logits, where nothing but global average pooling is beside them.
+
+    Raises:
+        ConditionError: something else is there; the message names it.
+    """
+    tensor, last = layer.outputs[0], run.outputs[output]
+    chain: list[Any] = []
+    pooled = False
+    while tensor != last:
+        consumers = [
+            call for call in run.flow.calls if tensor in call.inputs and (call.outputs and tensor not in call.outputs)
+        ]
+        inner = [call for call in consumers if run.flow.producer(call.outputs[0]) is call]
+        if len(inner) != 1:
+            _refuse(layer, f"{len(inner)} layers use what it makes" if inner else "what follows is not made of layers")
+        call = inner[0]
+        if end.call is call and _is_pure(call.layer):
+            break
+        flat = not run.flow.spatial(call.outputs[0])
+        if _pools_globally(call, flat):
+            pooled = True
+        elif _is_linear(call, end):
+            chain.append(call.layer)
+        elif not (call.kind.startswith(_KEEPS_VALUES) and (flat == pooled)) and _activation(call.layer) != "linear":
+            _refuse(layer, f"{call.path!r} ({call.kind}) follows")
+        tensor = call.outputs[0]
+        if end.call is call:
+            break
+    if not pooled:
+        _refuse(layer, "there is no global average pooling behind it")
+    return chain
+
+
+def head_weights(chain: list[Any], channels: int) -> Head:
+    """The product of the linear layers, from their variables as they are now: ``(K, C)`` and ``(C,)``."""
+    weights: Array = keras.ops.eye(channels, dtype="float32")
+    bias: Array = keras.ops.zeros((channels,), dtype="float32")
+    for layer in chain:
+        kernel = keras.ops.cast(layer.kernel, "float32")
+        kernel = keras.ops.reshape(kernel, kernel.shape[-2:])
+        weights, bias = keras.ops.matmul(weights, kernel), keras.ops.matmul(bias[None], kernel)[0]
+        if layer.bias is not None:
+            bias = bias + keras.ops.cast(layer.bias, "float32")
+    return Head(weights, bias)
+
+
+def check_head(run: DryRun, layer: Call, chain: list[Any], logits: Array) -> None:
+    """Hold the head against the dry run: it must yield the model's own logits.
+
+    Raises:
+        ConditionError: it does not, so that something that is no layer must lie between.
+    """
+    A = run.value(layer.outputs[0]).astype("float32")
+    head = head_weights(chain, A.shape[-1])
+    ours = A.reshape(A.shape[0], -1, A.shape[-1]).mean(1) @ np.asarray(keras.ops.convert_to_numpy(head.weights))
+    ours = ours + np.asarray(keras.ops.convert_to_numpy(head.bias))
+    if ours.shape != logits.shape or not np.allclose(ours, logits, rtol=2e-2, atol=2e-2 * (1 + np.abs(logits).max())):
+        _refuse(layer, "something that is no layer lies between it and the output")
+
+
+def _refuse(layer: Call, obstacle: str) -> None:
+    raise ConditionError(
+        f"cam needs global average pooling and a linear layer right behind {layer.path!r}, but {obstacle}; "
+        "grad-cam works for any network"
+    )
+
+
+def _pools_globally(call: Call, flat: bool) -> bool:
+    return call.kind in _GLOBAL_POOLING or (call.kind in _POOLING and flat)
+
+
+def _is_linear(call: Call, end: End) -> bool:
+    layer = call.layer
+    if call.kind not in _LINEAR or (layer.activation is not keras.activations.linear and end.call is not call):
+        return False
+    one_by_one = call.kind == "Dense" or all(
+        n == 1 for n in (*layer.kernel_size, *layer.strides, layer.groups, *layer.dilation_rate)
+    )
+    return one_by_one
