@@ -1,0 +1,29 @@
+"""Camera Lucida: what an image model looked at.
+
+import camlucida as cl
+result = cl.explain("xception", "cat_dog.jpg", method="grad-cam")
+result[0].overlay().save("cam.png")
+"""
+
+from camlucida import targets
+from camlucida.errors import CamlucidaError
+from camlucida.explain import Explainer, explain, fused
+from camlucida.explanation import Explanation, Explanations
+from camlucida.methods import methods
+from camlucida.models import LoadedModel, load_model
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CamlucidaError",
+    "Explainer",
+    "Explanation",
+    "Explanations",
+    "LoadedModel",
+    "__version__",
+    "explain",
+    "fused",
+    "load_model",
+    "methods",
+    "targets",
+]

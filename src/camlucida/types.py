@@ -1,7 +1,8 @@
 """Words that the rooms share: frozen, without behaviour."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Literal, Protocol
 
 Array = Any
@@ -77,7 +78,28 @@ class Head:
     """``(C,)``"""
 
 
-Formula = Callable[..., Array]
+class Need(Enum):
+    """What a formula asks for besides the activations ``A``."""
+
+    WEIGHTS = "weights"
+    """The class's row of the linear head: ``formula(A, W, xp=xp)`` with ``W`` of shape ``(B, K)``."""
+    GRADIENT = "gradient"
+    """The gradient of the score with respect to ``A``: ``formula(A, G, xp=xp)``."""
+    PROBES = "probes"
+    """Scores of masked inputs: a generator that yields masks and is sent ``(B, N)`` scores."""
+
+
+class Formula(Protocol):
+    """A method with its settings, as engines know it: hashable, and callable within their compiled steps."""
+
+    @property
+    def needs(self) -> Need:
+        """What it asks for."""
+        ...
+
+    def __call__(self, *arrays: Array, xp: Any) -> Any:
+        """The raw map ``(B, U)``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

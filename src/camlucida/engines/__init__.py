@@ -18,7 +18,9 @@ def engine_for(model: Any) -> Engine:
     """
     keras = sys.modules.get("keras")
     if keras is None or not isinstance(model, keras.Model):
-        raise RequestError(f"a model of type {type(model).__module__}.{type(model).__name__} cannot be explained; give a Keras model")
+        raise RequestError(
+            f"a model of type {type(model).__module__}.{type(model).__name__} cannot be explained; give a Keras model"
+        )
     if keras.config.backend() != "tensorflow":
         raise RequestError(
             f"Keras runs on {keras.config.backend()!r}; only its TensorFlow backend is supported so far: set "

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from camlucida.methods import Configured, Need
 from camlucida.targets import Classes, Custom
-from camlucida.types import Array, Evidence, Grid, LayerInfo, Score
+from camlucida.types import Array, Evidence, Formula, Grid, LayerInfo, Need, Score
 from camlucida.xp import Xp
 
 BoundTarget = Classes | Custom
@@ -28,18 +27,18 @@ class Request:
     layers: tuple[str, ...]
     targets: tuple[BoundTarget, ...]
     score: Score = "logit"
-    formulas: tuple[Configured, ...] = ()
+    formulas: tuple[Formula, ...] = ()
     activations: bool = False
     output: str | None = None
 
     @property
-    def maps(self) -> list[tuple[str, int, Configured]]:
+    def maps(self) -> list[tuple[str, int, Formula]]:
         """(layer, number of the target, formula) of each raw map, in the order of `raw_maps`."""
         return [(layer, t, f) for layer in self.layers for t in range(len(self.targets)) for f in self.formulas]
 
     def needs(self, need: Need) -> bool:
         """Whether any of its formulas asks for this."""
-        return any(formula.method.needs is need for formula in self.formulas)
+        return any(formula.needs is need for formula in self.formulas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +120,8 @@ def raw_maps(
         xp: the words of the framework at work.
     """
 
-    def second(layer: str, t: int, formula: Configured) -> Array:
-        if formula.method.needs is Need.GRADIENT:
+    def second(layer: str, t: int, formula: Formula) -> Array:
+        if formula.needs is Need.GRADIENT:
             return G[layer, t]
         return class_weights(heads[layer], request.targets[t], chosen[t], xp)
 

@@ -29,7 +29,9 @@ class OutputAnatomy:
             path = next((path for path, call in self.calls.items() if call.layer is layer), "")
             if not path:
                 name = getattr(layer, "name", None) or type(layer).__name__
-                raise RequestError(f"layer {name!r} is not reached by the model's forward pass; is it of another model?")
+                raise RequestError(
+                    f"layer {name!r} is not reached by the model's forward pass; is it of another model?"
+                )
         if not self.grids[path]:
             raise RequestError(f"layer {path!r} has no grid of locations that a map could show; choose an earlier one")
         return path

@@ -65,4 +65,3 @@ def with_activation(layer: Any, activation: Callable[..., Any]) -> Any:
     vars(view)["activation"] = activation
     vars(view).pop("call", None)
     return view
-

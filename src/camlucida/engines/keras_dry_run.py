@@ -85,7 +85,12 @@ class _Recorder:
             occurrence = self._occurrences[id(layer)] = self._occurrences.get(id(layer), 0) + 1
             visit = self._at_path[path] = self._at_path.get(path, 0) + 1
             call = Call(
-                path if visit == 1 else f"{path}#{visit}", layer, occurrence, type(layer).__name__, parent, _passive(layer)
+                path if visit == 1 else f"{path}#{visit}",
+                layer,
+                occurrence,
+                type(layer).__name__,
+                parent,
+                _passive(layer),
             )
             call.inputs = [self.identify(x) for x in _concrete([args, kwargs])]
             self._running.append(call)

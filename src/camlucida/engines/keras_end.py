@@ -95,7 +95,7 @@ def find_end(run: DryRun, output: str) -> End:
             note = f"the logit is explained: the {activation} of {call.path!r} is set aside"
             return End(_OPENED[activation], call, note)
         sources = run.flow.sources(tensor)
-        if not call.kind.startswith(_KEEPS_VALUES) and activation != "linear" or len(sources) != 1:
+        if (not call.kind.startswith(_KEEPS_VALUES) and activation != "linear") or len(sources) != 1:
             break
         if call.kind.startswith(_LINEAR):
             break
@@ -103,7 +103,9 @@ def find_end(run: DryRun, output: str) -> End:
     values = run.value(run.outputs[output]).astype("float64").reshape(1, -1)
     if values.shape[1] > 1 and (values >= 0).all() and abs(values.sum() - 1) < 1e-3:
         return End("closed", None, "the model's last softmax cannot be opened: the log-probability is explained")
-    note = "the model ends without a softmax: probabilities are the softmax of its outputs" if values.shape[1] > 1 else ""
+    note = (
+        "the model ends without a softmax: probabilities are the softmax of its outputs" if values.shape[1] > 1 else ""
+    )
     return End("none", None, note)
 
 

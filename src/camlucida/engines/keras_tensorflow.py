@@ -21,9 +21,8 @@ from camlucida.engines.keras_anatomy import OutputAnatomy, find_head, study
 from camlucida.engines.keras_end import head_weights, two_classes
 from camlucida.engines.keras_forward import forward
 from camlucida.errors import ConditionError, ModelError
-from camlucida.methods import Need
 from camlucida.trees import leaves, mapped
-from camlucida.types import Array, Evidence, Score
+from camlucida.types import Array, Evidence, Need, Score
 
 _KEPT_STEPS = 32
 

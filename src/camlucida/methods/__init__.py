@@ -2,14 +2,13 @@
 
 from camlucida.methods import gradients, probes, weights
 from camlucida.methods.probes import Masks
-from camlucida.methods.registry import VARIANTS, Configured, Method, Need, Variant, configure, find, methods
+from camlucida.methods.registry import VARIANTS, Configured, Method, Variant, configure, find, methods
 
 __all__ = [
     "VARIANTS",
     "Configured",
     "Masks",
     "Method",
-    "Need",
     "Variant",
     "configure",
     "find",

@@ -1,8 +1,8 @@
 """Methods that read the gradient of the score with respect to the activations."""
 
 from camlucida.maps import combine, divide, rectify
-from camlucida.methods.registry import Need, Variant, method
-from camlucida.types import Array
+from camlucida.methods.registry import Variant, method
+from camlucida.types import Array, Need
 from camlucida.xp import Xp
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from camlucida.errors import RequestError
 from camlucida.maps import combine
-from camlucida.methods.registry import Need, Variant, method
-from camlucida.types import Array
+from camlucida.methods.registry import Variant, method
+from camlucida.types import Array, Need
 from camlucida.xp import Xp
 
 
@@ -57,4 +57,3 @@ def score_cam(
         powers = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
         w = powers / xp.sum(powers, axis=-1, keepdims=True)
     return combine(A, w, xp)
-

@@ -3,27 +3,14 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Literal
 
 from camlucida.errors import RequestError, UnknownNameError
 from camlucida.options import parse_options
-from camlucida.types import Array, Score
-from camlucida.xp import Xp
+from camlucida.types import Array, Need, Score
 
 Variant = Literal["paper", "official"]
 VARIANTS: tuple[Variant, ...] = ("paper", "official")
-
-
-class Need(Enum):
-    """What a formula asks for besides the activations ``A``."""
-
-    WEIGHTS = "weights"
-    """The class's row of the linear head: ``formula(A, W, xp)`` with ``W`` of shape ``(B, K)``."""
-    GRADIENT = "gradient"
-    """The gradient of the score with respect to ``A``: ``formula(A, G, xp)``."""
-    PROBES = "probes"
-    """Scores of masked inputs: a generator ``formula(A, xp)`` that yields `Masks` and is sent ``(B, N)`` scores."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,11 +79,16 @@ class Configured:
         return self.method.name + ("?" + "&".join(settings) if settings else "")
 
     @property
+    def needs(self) -> Need:
+        """What its formula asks for besides the activations."""
+        return self.method.needs
+
+    @property
     def score(self) -> Score:
         """The score that this variant explains by its definition."""
         return self.method.scores[self.variant]
 
-    def __call__(self, *arrays: Array, xp: Xp) -> Any:
+    def __call__(self, *arrays: Array, xp: Any) -> Any:
         """The formula's result: a raw map ``(B, U)``, or the generator of a probing method."""
         settings = dict(self.options)
         if self.method.differs:

@@ -1,8 +1,8 @@
 """Methods that read the weights of a linear head."""
 
 from camlucida.maps import combine
-from camlucida.methods.registry import Need, method
-from camlucida.types import Array
+from camlucida.methods.registry import method
+from camlucida.types import Array, Need
 from camlucida.xp import Xp
 
 
