@@ -11,8 +11,7 @@ from camlucida.explain import Explainer, explain, fused
 from camlucida.explanation import Explanation, Explanations
 from camlucida.methods import methods
 from camlucida.models import LoadedModel, load_model
-
-__version__ = "0.1.0"
+from camlucida.version import __version__
 
 __all__ = [
     "CamlucidaError",

@@ -161,7 +161,7 @@ class Explainer:
         layers = [self._paths(layer, given, output) for layer in self.layers]
         paths = tuple(dict.fromkeys(path for group in layers for path in group))
         order = plan.Order(paths, tuple(bound), self.methods, self.score, output)
-        items = []
+        items: list[Explanation] = []
         for cut, inputs, part in plan.batches(given.inputs, order, self.batch_size):
             evidence, raws = plan.run(self.engine, inputs, part, batch_size=self.batch_size, progress=progress)
             for row in range(count(inputs)):

@@ -17,6 +17,7 @@ from PIL import Image
 from camlucida import maps, render
 from camlucida.errors import RequestError, UnknownNameError
 from camlucida.types import Grid, Prediction
+from camlucida.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,9 +144,10 @@ class Explanation:
         return render.overlay(self.answer.pixels, heat, alpha=alpha, cmap=cmap, blend=blend, signed=signed)
 
     def boxes(self, threshold: float = 0.15) -> list[maps.Box]:
-        """Boxes ``(left, top, right, bottom)`` around what is hotter than a share of the maximum, in the picture's pixels.
+        """Boxes around what is hotter than a share of the maximum, in the picture's pixels.
 
-        The largest region comes first; right and bottom lie outside. No box where the map is empty.
+        Each is ``(left, top, right, bottom)``, right and bottom lying outside. The largest region comes first; there
+        is no box where the map is empty.
         """
         return maps.boxes(self.heatmap(), threshold)
 
@@ -252,16 +254,17 @@ class Explanations(Sequence[Explanation]):
             rows[key].append(render.Panel(item.overlay(), item.method, f"{said}\n{item.layer}"))
         return render.figure(list(rows.values()), cmap="jet")
 
-    def save(self, folder: str | Path, **settings: Any) -> dict[str, Any]:
+    def save(self, folder: str | Path, top: int = 5, **settings: Any) -> dict[str, Any]:
         """Write ``STEM.METHOD.TARGET.png`` and ``.npy`` of each, and ``explanations.json``, into a folder.
 
-        Where there are several layers, the layer follows the target in the name. `settings` are those of `overlay`.
+        Where there are several layers, the layer follows the target in the name. `top` is the number of predictions in
+        the document, `settings` are those of `overlay`.
 
         Returns:
             The document that ``explanations.json`` holds, as from `to_dict`, with the paths of the overlays.
         """
         folder = _make_folder(Path(folder))
-        document = self.to_dict()
+        document = self.to_dict(top)
         written = [entry for image in document["images"] for entry in image["explanations"]]
         try:
             for item, entry, stem in zip(self._by_image(), written, self.stems(), strict=True):
@@ -289,8 +292,6 @@ class Explanations(Sequence[Explanation]):
 
     def to_dict(self, top: int = 5) -> dict[str, Any]:
         """Plain values, ready for JSON: by image, with `top` predictions each."""
-        from camlucida import __version__
-
         images: dict[int, dict[str, Any]] = {}
         for item in self._by_image():
             answer = item.answer

@@ -21,7 +21,6 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from camlucida.errors import ImageError, RequestError, UnknownNameError
 
 Pixels = NDArray[np.uint8]
-Source = str | Path | Image.Image | NDArray[Any]
 
 SAMPLES = {"astronaut": "astronaut.png", "cat": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg"}
 """Pictures that lie in scikit-image's wheel. They are read as files: its own loaders may download."""
@@ -63,6 +62,9 @@ class Picture:
     source: str
     pixels: Pixels
     notes: tuple[str, ...]
+
+
+Source = str | Path | Image.Image | NDArray[Any] | Picture
 
 
 def read(source: Source, name: str = "image") -> Picture:
@@ -145,6 +147,8 @@ def to_input(pictures: Sequence[Picture], size: tuple[int, int]) -> NDArray[np.f
 
 
 def _read(source: Source, name: str, label: str) -> Picture:
+    if isinstance(source, Picture):
+        return source
     if isinstance(source, str) and source.startswith("sample:"):
         name = source.removeprefix("sample:")
         if name not in SAMPLES:

@@ -5,8 +5,8 @@ Maps are ``(..., U)`` with their locations flattened, or ``(..., *grid)`` once t
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,9 +80,9 @@ def _interpolation(old: int, new: int) -> NDArray[np.float32]:
     matrix = np.zeros((old, new))
     matrix[left, np.arange(new)] += 1 - share
     matrix[np.minimum(left + 1, old - 1), np.arange(new)] += share
-    matrix = matrix.astype("float32")
-    matrix.flags.writeable = False
-    return matrix
+    result = matrix.astype("float32")
+    result.flags.writeable = False
+    return result
 
 
 def heat(raw: NDArray[np.float32], size: Grid, *, signed: bool = False) -> NDArray[np.float32]:
@@ -109,7 +109,11 @@ def fuse(raws: Sequence[NDArray[np.float32]], how: Fusion) -> NDArray[np.float32
         raws: each ``(*grid)``, grids of the same rank.
         how: "max" (Jiang et al. 2021, section III-C), "mean", or "product".
     """
-    operations = {"max": np.maximum.reduce, "mean": lambda maps: np.mean(maps, axis=0), "product": np.multiply.reduce}
+    operations: dict[str, Callable[..., Any]] = {
+        "max": np.maximum.reduce,
+        "mean": lambda maps: np.mean(maps, axis=0),
+        "product": np.multiply.reduce,
+    }
     if how not in operations:
         raise UnknownNameError("fusion", how, operations)
     finest = max((raw.shape for raw in raws), key=math.prod)

@@ -122,7 +122,7 @@ class _Asking:
         """Per request, the scores ``(T, B, N)`` of masks ``(B, N, U)``."""
         total = sum(maps.shape[0] * maps.shape[1] for maps in wanted.values())
         done = 0
-        answers = {}
+        answers: dict[tuple[Grid, bytes], Mapping[Score, NDArray[np.float32]]] = {}
         for name, maps in wanted.items():
             images, each, _ = maps.shape
             rows = np.repeat(np.arange(images, dtype="int32"), each)

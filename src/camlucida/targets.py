@@ -166,7 +166,7 @@ def parse(target: Any) -> "list[Classes | Custom | Output]":
     if isinstance(target, str) and (match := _RANK.fullmatch(target)):
         return [top(rank) for rank in range(1, int(match[1]) + 1)] or [top(0)]
     if isinstance(target, str | int | np.integer) and not isinstance(target, bool):
-        return [class_(target)]
+        return [class_(target if isinstance(target, str) else int(target))]
     if callable(target):
         return [custom(target)]
     raise RequestError(
@@ -188,7 +188,7 @@ def parse_all(target: Any) -> "list[Classes | Custom | Output]":
     """The targets that a user's word, or a list of words, means."""
     words = list(target) if isinstance(target, list | tuple | np.ndarray) else [target]
     if not words:
-        raise RequestError("no target was named; \"top1\" is the class that the model is most sure of")
+        raise RequestError('no target was named; "top1" is the class that the model is most sure of')
     return list(dict.fromkeys(parsed for word in words for parsed in parse(word)))
 
 

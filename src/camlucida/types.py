@@ -120,7 +120,7 @@ class Evidence:
     outputs: Array
     probabilities: Array | None
     chosen: Sequence[Array]
-    scores: Sequence[Mapping[Score, Array], ...]
+    scores: Sequence[Mapping[Score, Array]]
     maps: Mapping[tuple[str, int, Any], Array]
     strength: Mapping[tuple[str, int], Array]
     activations: Mapping[str, Array]

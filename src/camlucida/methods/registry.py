@@ -127,8 +127,9 @@ def method(
 
 
 def methods() -> dict[str, Method]:
-    """All methods by name."""
-    return dict(_METHODS)
+    """All methods by name, grouped by what they need."""
+    order = list(Need)
+    return dict(sorted(_METHODS.items(), key=lambda item: order.index(item[1].needs)))
 
 
 def find(name: str) -> Method:
