@@ -1,0 +1,48 @@
+# Each target does its own set-up, in .venv. Needs: make and Python 3.11, 3.12 or 3.13 (make PYTHON=python3.12 ...).
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test check format bench train clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/with-tensorflow-cpu ## Explain a photograph of a cat with four methods; the pictures go to camlucida-out
+	$(BIN)/camlucida explain sample:cat --method cam --method grad-cam --method grad-cam++ --method score-cam
+
+test: .venv/with-dev ## Run the tests
+	$(BIN)/pytest -q
+
+check: .venv/with-dev ## Check format, lint, types and import directions
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/with-dev ## Format the code and mend what lint can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: .venv/with-tensorflow-cpu ## Measure time and memory; needs an idle machine. ARGS="..." goes to benchmarks/run.py
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+train: .venv/with-tensorflow-cpu ## Train the embedded network (an hour); needs CIFAR-10: TRAIN=... TEST=...
+	@test -n "$(TRAIN)" -a -n "$(TEST)" || \
+		{ echo "usage: make train TRAIN=cifar10_train.zip TEST=cifar10_test.zip" >&2; exit 1; }
+	$(BIN)/python training/train_cifar10.py --train "$(TRAIN)" --test "$(TEST)" $(ARGS)
+
+clean: ## Remove .venv, caches and build outputs
+	rm -rf .venv .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# .venv/with-EXTRA: the package itself, editable, with the requirements of that extra at the tested versions.
+.venv/with-%: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "Camera Lucida needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is not: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv --clear .venv
+	@echo "Installing camlucida[$*] into .venv: a few minutes the first time"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$*]"
+	@touch $@
