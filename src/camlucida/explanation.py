@@ -151,9 +151,9 @@ class Explanation:
         """
         return maps.boxes(self.heatmap(), threshold)
 
-    def figure(self) -> "Figure":
-        """The picture and the overlay side by side, as a matplotlib figure."""
-        return Explanations([self]).figure()
+    def figure(self, **settings: Any) -> "Figure":
+        """The picture and the overlay side by side, as a matplotlib figure; `settings` are those of `overlay`."""
+        return Explanations([self]).figure(**settings)
 
     def save(self, path: str | Path, **settings: Any) -> Path:
         """Write the overlay to an image file; `settings` are those of `overlay`."""
@@ -243,16 +243,22 @@ class Explanations(Sequence[Explanation]):
                 chosen = [item for item in chosen if value in _names(item, kind)]
         return Explanations(chosen)
 
-    def figure(self) -> "Figure":
-        """The pictures with their overlays: a row per image and target, a panel per method and layer."""
+    def figure(self, **settings: Any) -> "Figure":
+        """The pictures with their overlays: a row per image and target, a panel per method and layer.
+
+        `settings` are those of `Explanation.overlay`.
+        """
         rows: dict[tuple[int, str], list[render.Panel]] = {}
         for item in self.items:
             key = (item.answer.position, item.target.label)
             if key not in rows:
                 rows[key] = [render.Panel(_shown(item), item.answer.name, _prediction_line(item.answer))]
             said = item.target.label + ("" if item.probability is None else f" {item.probability:.2f}")
-            rows[key].append(render.Panel(item.overlay(), item.method, f"{said}\n{item.layer}"))
-        return render.figure(list(rows.values()), cmap="jet")
+            rows[key].append(render.Panel(item.overlay(**settings), item.method, f"{said}\n{item.layer}"))
+        signed = bool(settings.get("signed"))
+        return render.figure(
+            list(rows.values()), cmap=settings.get("cmap") or ("RdBu_r" if signed else "jet"), signed=signed
+        )
 
     def save(self, folder: str | Path, top: int = 5, **settings: Any) -> dict[str, Any]:
         """Write ``STEM.METHOD.TARGET.png`` and ``.npy`` of each, and ``explanations.json``, into a folder.

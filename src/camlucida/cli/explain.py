@@ -51,7 +51,7 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print the document and nothing else.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show what a model looked at: write an overlay and a raw map for each picture, target and method."""
+    """Explain pictures: write an overlay and a raw map for each target and method, and show them as a table."""
     import numpy as np
 
     from camlucida.explain import Explainer
@@ -69,10 +69,14 @@ def explain(
     explainer = Explainer(loaded, method=method, target=target, layer=layer, score=score, progress=not as_json)  # type: ignore[arg-type]
     results = explainer(pictures)
     document = results.save(out_folder, top=top, **settings)
+    overviews = _write_overviews(results, out_folder, settings)
     if as_json:
         typer.echo(json.dumps(document, indent=2))
     else:
-        _show(results, document, top, out_folder)
+        _show(results, document, top)
+        for path in overviews:
+            out().print(f"all maps of a picture in one: {escape(str(path))}")
+        out().print(f"raw maps (.npy) and explanations.json are in {escape(str(out_folder))}")
     if failures:
         raise typer.Exit(1)
 
@@ -90,7 +94,18 @@ def _read(sources: list[str]) -> "tuple[list[Picture], int]":
     return images.distinct(pictures), len(sources) - len(pictures)
 
 
-def _show(results: "Explanations", document: dict[str, Any], top: int, folder: Path) -> None:
+def _write_overviews(results: "Explanations", folder: Path, settings: dict[str, Any]) -> list[Path]:
+    """For each picture with several maps, one picture of them all."""
+    paths = []
+    for position in dict.fromkeys(item.answer.position for item in results):
+        items = results.select(image=position)
+        if len(items) > 1:
+            paths.append(folder / f"{items[0].answer.name}.overview.png")
+            items.figure(**settings).savefig(paths[-1])
+    return paths
+
+
+def _show(results: "Explanations", document: dict[str, Any], top: int) -> None:
     console = out()
     entries = iter([entry for image in document["images"] for entry in image["explanations"]])
     positions = dict.fromkeys(item.answer.position for item in results)
@@ -110,7 +125,7 @@ def _show(results: "Explanations", document: dict[str, Any], top: int, folder: P
         console.print(maps)
         for note in dict.fromkeys(note for item in items for note in item.notes):
             console.print(f"  note: {escape(note)}", style="dim")
-    console.print(f"\nraw maps (.npy) and explanations.json are in {escape(str(folder))}")
+    console.print()
 
 
 def _row(item: "Explanation", overlay: str | None) -> list[str]:

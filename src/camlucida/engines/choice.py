@@ -63,7 +63,7 @@ class Flow:
             for tensor in call.outputs:
                 if tensor not in call.inputs and tensor not in self.inputs:
                     self._producers.setdefault(tensor, call)
-        self._consumed = {tensor for call in calls for tensor in call.inputs}
+        self._consumed = {tensor for call in calls for tensor in call.inputs if tensor not in call.outputs}
 
     def order(self, call: Call) -> int:
         """The place of a call among all."""

@@ -160,5 +160,8 @@ def configure(text: str, variant: str | None = None, options: Mapping[str, Any] 
         if key not in found.options:
             raise UnknownNameError(f"option of {name}", key, [*found.options, "variant"])
     given = {key: value for key, value in (options or {}).items() if key in found.options} | settings
+    for key, value in given.items():
+        if not isinstance(value, int | float | str | None):
+            raise RequestError(f"{key}={value!r} of {name} is not a plain number or word")
     changed = tuple(sorted((key, value) for key, value in given.items() if value != found.options[key]))
-    return Configured(found, chosen, changed)
+    return Configured(found, chosen if found.differs else found.default, changed)
