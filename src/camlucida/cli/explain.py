@@ -1,14 +1,15 @@
 """`camlucida explain`: maps of pictures, as files, a table or JSON."""
 
+import contextlib
 import json
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from camlucida.cli.console import DebugOption, complain, out
+from camlucida.cli.console import DebugOption, complain, plain, probing, say, say_table
 from camlucida.cli.options import (
     BackendOption,
     LabelsOption,
@@ -18,7 +19,7 @@ from camlucida.cli.options import (
     WeightsOption,
     load,
 )
-from camlucida.errors import ImageError
+from camlucida.errors import ImageError, RequestError
 
 if TYPE_CHECKING:
     from camlucida.explanation import Explanation, Explanations
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
 
 
 def explain(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Picture files, or sample:cat.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Picture files, or sample:cat.")],
     model: ModelOption = "cifar10",
     weights: WeightsOption = None,
     method: Annotated[
-        list[str], typer.Option("--method", metavar="NAME", help="One of `camlucida methods`; may be repeated.")
+        list[str],
+        typer.Option(
+            "--method", metavar="NAME", help="One of `camlucida methods`, as score-cam?channels=64; may be repeated."
+        ),
     ] = ["grad-cam"],  # noqa: B006 (typer reads it and leaves it as it is)
     target: Annotated[
         list[str], typer.Option("--target", metavar="T", help="Class label, index, top1 or top3; may be repeated.")
@@ -38,12 +42,14 @@ def explain(
     layer: Annotated[
         list[str], typer.Option("--layer", metavar="PATH", help="auto, or one of `camlucida layers`; may be repeated.")
     ] = ["auto"],  # noqa: B006
-    score: Annotated[str, typer.Option("--score", help="auto, logit or probability.")] = "auto",
+    score: Annotated[str, typer.Option("--score", metavar="NAME", help="auto, logit or probability.")] = "auto",
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many predictions to show.")] = 5,
-    out_folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where files go.")] = Path("camlucida-out"),
-    alpha: Annotated[float, typer.Option("--alpha", help="Strength of the heat map, 0 to 1.")] = 0.4,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where files go.")] = Path("camlucida-out"),
+    alpha: Annotated[float, typer.Option("--alpha", metavar="X", help="Strength of the heat map, 0 to 1.")] = 0.4,
     cmap: Annotated[str, typer.Option("--cmap", metavar="NAME", help="A matplotlib colour map.")] = "jet",
-    blend: Annotated[str, typer.Option("--blend", help="mix, or add as in the Keras tutorial.")] = "mix",
+    blend: Annotated[
+        str, typer.Option("--blend", metavar="NAME", help="mix, or add as in the Keras tutorial.")
+    ] = "mix",
     preprocess: PreprocessOption = "auto",
     size: SizeOption = None,
     labels: LabelsOption = "auto",
@@ -58,27 +64,39 @@ def explain(
     from camlucida.methods import configure
     from camlucida.render import overlay
 
+    # What can be refused at once is refused before a model is loaded.
     settings: dict[str, Any] = {"alpha": alpha, "cmap": cmap, "blend": blend}
     overlay(np.zeros((1, 1, 3), "uint8"), np.zeros((1, 1), "float32"), **settings)
     for name in method:
         configure(name)
+    _check_writable(out)
     pictures, failures = _read(images)
     if not pictures:
         raise typer.Exit(1)
-    loaded = load(model, weights, preprocess, size, labels, backend)
-    explainer = Explainer(loaded, method=method, target=target, layer=layer, score=score, progress=not as_json)  # type: ignore[arg-type]
-    results = explainer(pictures)
-    document = results.save(out_folder, top=top, **settings)
-    overviews = _write_overviews(results, out_folder, settings)
+    with contextlib.redirect_stdout(sys.stderr), probing() as progress:  # a model of the user's own may print
+        loaded = load(model, weights, preprocess, size, labels, backend)
+        explainer = Explainer(loaded, method=method, target=target, layer=layer, score=score, progress=progress)  # type: ignore[arg-type]
+        results = explainer(pictures)
+    document = results.save(out, top=top, **settings)
+    overviews = _write_overviews(results, out, settings)
     if as_json:
         typer.echo(json.dumps(document, indent=2))
     else:
         _show(results, document, top)
         for path in overviews:
-            out().print(f"all maps of a picture in one: {escape(str(path))}")
-        out().print(f"raw maps (.npy) and explanations.json are in {escape(str(out_folder))}")
+            say(f"all maps of a picture in one: {plain(str(path))}")
+        say(f"raw maps (.npy) and explanations.json are in {plain(str(out))}")
     if failures:
         raise typer.Exit(1)
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder before the work and not after it. Nothing is made yet."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if not there.is_dir():
+        raise RequestError(f"cannot make the folder {str(folder)!r}: {str(there)!r} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RequestError(f"cannot write to the folder {str(there)!r}: permission denied")
 
 
 def _read(sources: list[str]) -> "tuple[list[Picture], int]":
@@ -97,38 +115,37 @@ def _read(sources: list[str]) -> "tuple[list[Picture], int]":
 def _write_overviews(results: "Explanations", folder: Path, settings: dict[str, Any]) -> list[Path]:
     """For each picture with several maps, one picture of them all."""
     paths = []
-    for position in dict.fromkeys(item.answer.position for item in results):
-        items = results.select(image=position)
+    for items in _by_picture(results):
         if len(items) > 1:
             paths.append(folder / f"{items[0].answer.name}.overview.png")
-            items.figure(**settings).savefig(paths[-1])
+            try:
+                items.figure(**settings).savefig(paths[-1])
+            except OSError as error:
+                raise RequestError(f"cannot write {str(paths[-1])!r}: {error.strerror or error}") from error
     return paths
 
 
 def _show(results: "Explanations", document: dict[str, Any], top: int) -> None:
-    console = out()
-    entries = iter([entry for image in document["images"] for entry in image["explanations"]])
-    positions = dict.fromkeys(item.answer.position for item in results)
-    for position in positions:
-        items = [item for item in results if item.answer.position == position]
+    for items, entry in zip(_by_picture(results), document["images"], strict=True):
         answer = items[0].answer
-        console.print(f"\n[bold]{escape(answer.source)}[/bold]  ({escape(answer.model)} on {answer.backend})")
-        predictions = Table("class", "label", "probability", box=None, padding=(0, 2, 0, 0))
-        for p in answer.top(top):
-            predictions.add_row(str(p.index), escape(p.label), "" if p.probability is None else f"{p.probability:.4f}")
-        console.print(predictions)
-        maps = Table("method", "target", "score", "layer", "grid", "overlay", box=None, padding=(0, 2, 0, 0))
-        maps.columns[-1].overflow = "fold"
-        for item in items:
-            maps.add_row(*_row(item, next(entries)["overlay"]))
-        console.print()
-        console.print(maps)
+        say(f"\n[bold]{plain(answer.source)}[/bold]  ({plain(answer.model)} on {answer.backend})")
+        predictions = [
+            [str(p.index), p.label, "" if p.probability is None else f"{p.probability:.4f}"] for p in answer.top(top)
+        ]
+        say_table(["class", "label", "probability"], predictions)
+        say()
+        overlays = [written["overlay"] or "none" for written in entry["explanations"]]
+        rows = [_row(item, overlay) for item, overlay in zip(items, overlays, strict=True)]
+        say_table(["method", "target", "score", "layer", "grid", "overlay"], rows)
         for note in dict.fromkeys(note for item in items for note in item.notes):
-            console.print(f"  note: {escape(note)}", style="dim")
-    console.print()
+            say(f"[dim]note: {plain(note)}[/dim]")
+    say()
 
 
-def _row(item: "Explanation", overlay: str | None) -> list[str]:
+def _row(item: "Explanation", overlay: str) -> list[str]:
     grid = "x".join(map(str, item.raw.shape))
-    cells = [item.method, item.target.label, f"{item.score:.4f}", item.layer, grid, overlay or "none"]
-    return [escape(cell) for cell in cells]
+    return [item.method, item.target.label, f"{item.score:.4f}", item.layer, grid, overlay]
+
+
+def _by_picture(results: "Explanations") -> list["Explanations"]:
+    return [results.select(image=position) for position in dict.fromkeys(item.answer.position for item in results)]

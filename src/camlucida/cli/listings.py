@@ -4,10 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from camlucida.cli.console import DebugOption, out
+from camlucida.cli.console import DebugOption, plain, say, say_prose, say_table
 from camlucida.cli.options import (
     BackendOption,
     PreprocessOption,
@@ -15,6 +13,8 @@ from camlucida.cli.options import (
     WeightsOption,
     load,
 )
+
+_COST = "F: forward pass, B: backward pass, K: channels"
 
 
 def layers(
@@ -33,64 +33,57 @@ def layers(
     if weights is None and parse(model).name in NETWORKS:
         weights = Path(UNTRAINED)  # the layers are the same, and nothing is downloaded
     loaded = load(model, weights, preprocess, size, "auto", backend)
-    table = Table("", "layer", "kind", "grid", "channels", box=None, padding=(0, 2, 0, 0))
-    table.columns[1].overflow = "fold"
     found = Explainer(loaded).anatomy().layers
-    for layer in found:
-        grid = "x".join(map(str, layer.grid))
-        table.add_row("→" if layer.chosen else "", escape(layer.path), layer.kind, grid, str(layer.channels),
-                      style="bold" if layer.chosen else None)  # fmt: skip
-    console = out()
-    console.print(table)
-    for layer in found:
-        if layer.chosen:
-            console.print(f"\n→ {escape(layer.path)}: {escape(layer.reason)}", soft_wrap=True)
-    if not any(layer.chosen for layer in found):
-        console.print("\nno layer is chosen: none has a grid of locations on the way to the output")
+    chosen = next((number for number, layer in enumerate(found) if layer.chosen), None)
+    rows = [
+        ["→" if layer.chosen else "", layer.path, layer.kind, "x".join(map(str, layer.grid)), str(layer.channels)]
+        for layer in found
+    ]
+    say_table(["", "layer", "kind", "grid", "channels"], rows, bold=chosen)
+    if chosen is None:
+        say("\nno layer is chosen: none has a grid of locations on the way to the output")
+    else:
+        say(f"\n→ {plain(found[chosen].path)}: {plain(found[chosen].reason)}")
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, in full.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One method, in full.")] = None,
     debug: DebugOption = False,
 ) -> None:
     """List the methods, or tell of one: its formula, source, cost and options."""
     from camlucida.methods import find
     from camlucida.methods import methods as registry
 
-    console = out()
     if name is None:
-        table = Table("method", "needs", "cost", "variants", "source", box=None, padding=(0, 2, 0, 0))
-        for method in registry().values():
-            variants = ", ".join(method.scores) if method.differs else ""
-            table.add_row(method.name, method.needs.value, method.cost, variants, escape(method.source))
-        console.print(table)
+        rows = [
+            [m.name, m.needs.value, m.cost, ", ".join(m.scores) if m.differs else "", m.source.partition(",")[0]]
+            for m in registry().values()
+        ]
+        say_table(["method", "needs", "cost", "variants", "source"], rows)
+        say(f"\n{_COST}. `camlucida methods NAME` tells more of one.")
         return
     method = find(name)
-    console.print(f"[bold]{method.title}[/bold]\n\n    {escape(method.equation)}\n", soft_wrap=True)
-    console.print(escape(method.description), soft_wrap=True)
+    say(f"[bold]{method.title}[/bold]\n\n    {plain(method.equation)}\n")
+    say_prose(method.description)
     facts = {
         "source": method.source,
-        "cost": f"{method.cost} (F forward pass, B backward pass, K channels)",
+        "cost": f"{method.cost} ({_COST})",
         "variants": f"{', '.join(method.scores)} (the first is the default)" if method.differs else "",
         "options": ", ".join(f"{key}={value}" for key, value in method.options.items()),
     }
-    console.print()
+    say()
     for key, value in facts.items():
         if value:
-            console.print(f"{key + ':':10}{escape(value)}", soft_wrap=True)
+            say(f"{key + ':':10}{plain(value)}")
 
 
 def models(debug: DebugOption = False) -> None:
     """List the models that can be named, with their input size, preprocessing and weights."""
     from camlucida.models import known_models
 
-    table = Table("model", "size", "preprocessing", "weights", box=None, padding=(0, 2, 0, 0))
-    for known in known_models():
-        table.add_row(known.name, "x".join(map(str, known.size)), known.preprocessing, known.weights)
-    console = out()
-    console.print(table)
-    console.print(
-        "\nArguments follow a question mark: mobilenet?alpha=0.75. --weights FILE takes the place of a download."
-        "\nFiles: net.keras, net.h5. Your own: package.module:function, which returns a model.",
-        soft_wrap=True,
-    )
+    rows = [
+        [known.name, "x".join(map(str, known.size)), known.preprocessing, known.weights] for known in known_models()
+    ]
+    say_table(["model", "size", "preprocessing", "weights"], rows)
+    say("\nArguments follow a question mark: mobilenet?alpha=0.75. --weights FILE replaces a download.")
+    say("Files: net.keras, net.h5. Your own: package.module:function, which returns a model.")

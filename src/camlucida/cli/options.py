@@ -18,7 +18,7 @@ ModelOption = Annotated[
 WeightsOption = Annotated[
     Path | None, typer.Option("--weights", metavar="FILE", help="Weights for a named network; none for random ones.")
 ]
-BackendOption = Annotated[str | None, typer.Option("--backend", help="What Keras runs on: tensorflow.")]
+BackendOption = Annotated[str | None, typer.Option("--backend", metavar="NAME", help="What Keras runs on: tensorflow.")]
 PreprocessOption = Annotated[
     str, typer.Option("--preprocess", metavar="NAME", help="auto, none, unit, tf, torch, caffe, or a network's name.")
 ]

@@ -4,6 +4,7 @@ Every length is worked out here, in inches, so that pictures keep their shape, l
 stand close together, whatever their number; a layout engine would need seconds for two hundred panels.
 """
 
+import functools
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ SMALL = 0.85  # a subtitle's font size, in those of the title
 LINE = 1.3  # from one line to the next, in font sizes
 LINES = 3  # longer texts end in an ellipsis
 INK, GREY = "#1a1a1a", "#666666"
+CJK = ("Noto Sans CJK TC", "Noto Sans TC", "PingFang TC", "Microsoft JhengHei", "WenQuanYi Zen Hei", "Arial Unicode MS")
+"""Fonts for class names in Chinese, Japanese and Korean; those that are installed are used where ours has no glyph."""
 LITERALLY: dict[str, Any] = {"parse_math": False, "usetex": False, "linespacing": 1.2}
 
 
@@ -135,11 +138,19 @@ def _wrap(text: str, size: float, width: float) -> str:
     from matplotlib.textpath import text_to_path
 
     text = " ".join(text.split())
-    length, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)
+    length, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(family=_fonts(), size=size), False)
     if length <= width * 72:
         return text
     letters = max(1, int(0.95 * len(text) * width * 72 / length))
     return textwrap.fill(text, letters, max_lines=LINES, placeholder="…")
+
+
+@functools.cache
+def _fonts() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
+    installed = set(fontManager.get_font_names())
+    return ["DejaVu Sans", *(name for name in CJK if name in installed)]
 
 
 def _lines(text: str) -> int:
@@ -159,7 +170,7 @@ def _draw(axes: "Axes", placed: _Placed, size: float) -> None:
     axes.imshow(placed.image, origin="upper", aspect="auto")
     small = size * SMALL
     above = PAD + _lines(placed.subtitle) * LINE * small
-    axes.set_title(placed.title, loc="left", y=1.0, pad=above, size=size, color=INK, **LITERALLY)
+    axes.set_title(placed.title, loc="left", y=1.0, pad=above, size=size, color=INK, family=_fonts(), **LITERALLY)
     if placed.subtitle:
         _beside(axes, placed.subtitle, (0, 1), (0, PAD), size=small, va="baseline")
 
@@ -178,5 +189,5 @@ def _draw_bar(axes: "Axes", cmap: str, signed: bool, length: float) -> None:
 
 def _beside(axes: "Axes", text: str, at: tuple[float, float], shift: tuple[float, float], **style: Any) -> None:
     """Grey text, ``shift`` points from a place in the axes (0..1)."""
-    style |= LITERALLY | {"xycoords": "axes fraction", "textcoords": "offset points", "color": GREY}
+    style |= LITERALLY | {"xycoords": "axes fraction", "textcoords": "offset points", "color": GREY, "family": _fonts()}
     axes.annotate(text, at, xytext=shift, **style)
