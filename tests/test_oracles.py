@@ -10,8 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from oracles import gradients, probes, upsampling, weights
 from scipy import ndimage
+
+from oracles import gradients, probes, upsampling, weights
 
 Array = NDArray[np.float64]
 

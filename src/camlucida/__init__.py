@@ -8,7 +8,8 @@ result[0].overlay().save("cam.png")
 from camlucida import targets
 from camlucida.errors import CamlucidaError
 from camlucida.explain import Explainer, explain, fused
-from camlucida.explanation import Explanation, Explanations
+from camlucida.explanation import Explanation
+from camlucida.explanations import Explanations
 from camlucida.methods import methods
 from camlucida.models import LoadedModel, load_model
 from camlucida.version import __version__

@@ -8,19 +8,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida import images, maps, plan, targets
+from camlucida import maps, plan, targets
 from camlucida.engines import Anatomy, Engine, engine_for
 from camlucida.engines.base import BoundTarget
-from camlucida.errors import ImageError, RequestError, UnknownNameError
-from camlucida.explanation import Answer, Explanation, Explanations, TargetInfo
+from camlucida.errors import RequestError, UnknownNameError
+from camlucida.explanation import Answer, Explanation, TargetInfo
+from camlucida.explanations import Explanations
+from camlucida.given import Given, from_pictures, from_ready, noise
 from camlucida.methods import Configured, configure
-from camlucida.models import LoadedModel, Preprocessing, load_model
+from camlucida.models import LoadedModel, load_model
 from camlucida.models.labels import find
-from camlucida.models.preprocessing import range_note
-from camlucida.trees import count, leaves, mapped
+from camlucida.notes import chosen_note, empty_note
+from camlucida.trees import count
 from camlucida.types import Evidence, Score
-
-_UNKNOWN_SIZE = (224, 224)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,31 +33,11 @@ class Fused:
 
 def fused(layers: Sequence[Any], how: maps.Fusion = "max") -> Fused:
     """One map out of several layers: their heat maps at the finest grid, then "max", "mean" or "product"."""
-    if not layers:
-        raise RequestError("fused needs at least one layer, and got none")
+    if isinstance(layers, str) or not layers:
+        raise RequestError(f"fused takes a list of at least one layer, not {layers!r}")
+    if how not in maps.FUSIONS:
+        raise UnknownNameError("fusion", str(how), maps.FUSIONS)
     return Fused(tuple(layers), how)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Given:
-    """What a call is about: the model's inputs, and what is known of them as pictures."""
-
-    inputs: Any
-    pictures: Sequence[images.Picture] | None
-    notes: tuple[str, ...]
-
-    def answer_frame(self, i: int) -> dict[str, Any]:
-        """Name, source, pixels and size of image `i`."""
-        if self.pictures is not None:
-            picture = self.pictures[i]
-            return {
-                "name": picture.name,
-                "source": picture.source,
-                "pixels": picture.pixels,
-                "size": picture.pixels.shape[:2],
-            }
-        image = max(leaves(self.inputs), key=lambda x: x.ndim)[i]
-        return {"name": f"image{i}", "source": f"image {i}", "pixels": _as_pixels(image), "size": image.shape[:-1]}
 
 
 class Explainer:
@@ -84,9 +64,15 @@ class Explainer:
             raise UnknownNameError("score", str(score), ("auto", "logit", "probability"))
         if not isinstance(batch_size, int) or batch_size < 1:
             raise RequestError(f"batch_size={batch_size!r} is not a whole number above 0")
+        if not isinstance(seed, int) or seed < 0:
+            raise RequestError(f"seed={seed!r} is not a whole number from 0")
+        if not isinstance(progress, bool) and not callable(progress):
+            raise RequestError(f"progress={progress!r} is neither True, False nor a function of (done, total)")
         self.methods = _methods(method, variant, options)
         self.targets = targets.parse_all(target)
         self.layers = list(layer) if isinstance(layer, list | tuple) else [layer]
+        if not self.layers:
+            raise RequestError('no layer was named; "auto" chooses one')
         self.score: Score | None = None if score == "auto" else score
         self.batch_size, self.seed, self.progress = batch_size, seed, progress
         self.ready = preprocess is None
@@ -95,67 +81,36 @@ class Explainer:
 
     def __call__(self, images: Any) -> Explanations:
         """Explain one image or many; see `explain`."""
-        given = self._given(images)
-        items: list[Explanation] = []
+        given = from_ready(self.loaded, images) if self.ready else from_pictures(self.loaded, images)
+        each = len(self.methods) * len(self.layers)
+        placed: list[tuple[int, int, Explanation]] = []
         with _shown(self.progress) as progress:
             for output, group in self._by_output(given).items():
-                items += self._explain(given, output, group, progress)
-        places = {id(item): place for place, item in enumerate(items)}
-        return Explanations(sorted(items, key=lambda item: (item.answer.position, places[id(item)])))
+                places = list(group.values())
+                for i, item in enumerate(self._explain(given, output, list(group), progress)):
+                    placed.append((item.answer.position, places[i // each % len(places)], item))
+        return Explanations([item for *_, item in sorted(placed, key=lambda entry: entry[:2])])
 
     def anatomy(self, inputs: Any = None) -> Anatomy:
         """The model's layers, outputs and classes, from a dry run on `inputs`, or on noise of the right size."""
-        return self.engine.anatomy(self._noise() if inputs is None else inputs)
+        return self.engine.anatomy(noise(self.loaded) if inputs is None else inputs)
 
-    def _given(self, sources: Any) -> _Given:
-        if self.ready:
-            inputs = mapped(_host, sources)
-            _check_ready(inputs)
-            expected = (
-                None if any(n.startswith("preprocessing") for n in self.loaded.notes) else self.loaded.preprocessing
-            )
-            note = range_note(inputs, expected)
-            return _Given(inputs, None, (note,) if note else ())
-        if self.loaded.preprocessing is None:
-            raise RequestError(
-                f"{self.loaded.name} does not take one picture (its input is of another kind): give its inputs ready, "
-                "with preprocess=None"
-            )
-        pictures = images.read_all(sources)
-        size = self.loaded.size or _UNKNOWN_SIZE
-        notes = list(self.loaded.notes)
-        if self.loaded.size is None:
-            notes.append(f"the model does not say its input size: {size[0]}x{size[1]} was assumed")
-        return _Given(prepare(pictures, size, self.loaded.preprocessing, self.loaded.model), pictures, tuple(notes))
-
-    def _noise(self) -> NDArray[np.float32]:
-        size = self.loaded.size or _UNKNOWN_SIZE
-        pixels = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype("uint8")
-        picture = images.Picture("noise", "noise", pixels, ())
-        if self.loaded.preprocessing is None:
-            raise RequestError(
-                f"{self.loaded.name} does not take one picture, so its layers cannot be found without inputs"
-            )
-        return prepare([picture], size, self.loaded.preprocessing, self.loaded.model)
-
-    def _by_output(self, given: _Given) -> "dict[str | None, list[targets.Classes | targets.Custom]]":
-        """The targets by the output that they are of; those of no named output first."""
+    def _by_output(self, given: Given) -> dict[str | None, dict[BoundTarget, int]]:
+        """The targets by the output that they are of, each with its place in the request."""
         named = self.engine.anatomy(given.inputs).outputs
-        groups: dict[str | None, list[Any]] = {}
-        for target in self.targets:
-            bound = targets.of_output(target, named)
-            if isinstance(bound, targets.Output):
-                groups.setdefault(bound.output, []).append(bound.target)
-            else:
-                groups.setdefault(None, []).append(bound)
+        groups: dict[str | None, dict[BoundTarget, int]] = {}
+        for place, target in enumerate(self.targets):
+            found = targets.of_output(target, named)
+            output, meant = (found.output, found.target) if isinstance(found, targets.Output) else (None, found)
+            groups.setdefault(output, {}).setdefault(meant, place)
         return groups
 
     def _explain(
-        self, given: _Given, output: str | None, group: list[BoundTarget], progress: plan.Progress | None
+        self, given: Given, output: str | None, group: list[BoundTarget], progress: plan.Progress | None
     ) -> list[Explanation]:
         anatomy = self.engine.anatomy(given.inputs, output)
         labels = self.loaded.labels if anatomy.classes == len(self.loaded.labels or ()) else None
-        bound = [self._bound(target, anatomy, labels) for target in dict.fromkeys(group)]
+        bound = [self._bound(target, anatomy, labels) for target in group]
         for target in bound:
             target.parameters(count(given.inputs))
         layers = [self._paths(layer, given, output) for layer in self.layers]
@@ -163,7 +118,9 @@ class Explainer:
         order = plan.Order(paths, tuple(bound), self.methods, self.score, output)
         items: list[Explanation] = []
         for cut, inputs, part in plan.batches(given.inputs, order, self.batch_size):
-            evidence, raws = plan.run(self.engine, inputs, part, batch_size=self.batch_size, progress=progress)
+            evidence, raws = plan.run(
+                self.engine, inputs, part, batch_size=self.batch_size, progress=progress, first=cut.start
+            )
             for row in range(count(inputs)):
                 answer = Answer(
                     position=cut.start + row,
@@ -172,7 +129,7 @@ class Explainer:
                     outputs=evidence.outputs[row],
                     probabilities=None if evidence.probabilities is None else evidence.probabilities[row],
                     labels=labels,
-                    **given.answer_frame(cut.start + row),
+                    **given.frame(cut.start + row),
                 )
                 items += self._items(row, answer, given, evidence, raws, part, layers, anatomy)
         return items
@@ -181,7 +138,7 @@ class Explainer:
         self,
         row: int,
         answer: Answer,
-        given: _Given,
+        given: Given,
         evidence: Evidence,
         raws: Mapping[plan.Key, NDArray[np.float32]],
         order: plan.Order,
@@ -196,14 +153,14 @@ class Explainer:
                     is_fused = isinstance(wanted, Fused)
                     raw = np.asarray(maps.fuse(parts, wanted.how) if is_fused else parts[0], "float32")
                     kind = order.score_of(method)
+                    strengths = [evidence.strength[path, t][row] for path in paths if (path, t) in evidence.strength]
                     p = answer.probabilities
-                    single = info.index is not None and p is not None and p.ndim == 1 and len(target.signs or ()) == 1
                     notes = [
                         *given.notes,
                         *(given.pictures[answer.position].notes if given.pictures else ()),
-                        *(_chosen_note(anatomy) if wanted == "auto" else ()),
+                        *(chosen_note(anatomy) if wanted == "auto" else ()),
                         *(anatomy.notes if kind == "logit" or p is None else ()),
-                        *_empty_note(raw, method, kind, [evidence.strength.get((path, t)) for path in paths], row),
+                        *empty_note(raw, parts, method, kind, strengths),
                     ]
                     yield Explanation(
                         raw=raw,
@@ -211,7 +168,7 @@ class Explainer:
                         layer=f"{wanted.how}({', '.join(paths)})" if is_fused else paths[0],
                         target=info,
                         score=float(evidence.scores[t][kind][row]),
-                        probability=float(p[info.index]) if single and p is not None else None,
+                        probability=None if info.index is None or p is None or p.ndim != 1 else float(p[info.index]),
                         answer=answer,
                         notes=tuple(notes),
                     )
@@ -224,9 +181,9 @@ class Explainer:
             )
 
         def lookup(label: str) -> int:
-            if labels is not None and (label in labels or not label.isdigit()):
+            if labels is not None and (label in labels or not label.isdecimal()):
                 return find(labels, label)
-            if label.isdigit():
+            if label.isdecimal():
                 return int(label)
             raise RequestError(
                 f"class {label!r} cannot be looked up: the labels of {self.loaded.name} are not known; "
@@ -235,7 +192,7 @@ class Explainer:
 
         return target.bind(lookup, anatomy.classes or 0)
 
-    def _paths(self, layer: Any, given: _Given, output: str | None) -> tuple[str, ...]:
+    def _paths(self, layer: Any, given: Given, output: str | None) -> tuple[str, ...]:
         parts = layer.layers if isinstance(layer, Fused) else (layer,)
         return tuple(self.engine.resolve(part, given.inputs, output) for part in parts)
 
@@ -298,19 +255,8 @@ def explain(
     return explainer(images)
 
 
-def prepare(
-    pictures: Sequence[images.Picture], size: tuple[int, int], preprocessing: Preprocessing, model: Any
-) -> NDArray[np.float32]:
-    """The model's input ``(B, h, w, C)`` made from pictures; grey for a model with one channel."""
-    pixels = images.to_input(pictures, size)
-    shape = getattr(model, "input_shape", None)
-    if isinstance(shape, tuple) and len(shape) == 4 and shape[-1] == 1:
-        pixels = pixels @ np.asarray([[0.299], [0.587], [0.114]], "float32")
-    return preprocessing.apply(pixels)
-
-
 def _methods(method: str | Sequence[str], variant: str | None, options: Mapping[str, Any]) -> tuple[Configured, ...]:
-    names = [method] if isinstance(method, str) else list(method)
+    names: list[Any] = list(method) if isinstance(method, list | tuple) else [method]
     if not names:
         raise RequestError("no method was named; camlucida.methods() lists them")
     chosen = tuple(dict.fromkeys(configure(name, variant, options) for name in names))
@@ -325,58 +271,7 @@ def _info(target: BoundTarget, chosen: NDArray[np.int32], answer: Answer) -> Tar
     if not len(chosen):
         return TargetInfo(None, target.name or "custom")
     label = "-minus-".join(answer.label(int(index)) for index in chosen)
-    return TargetInfo(int(chosen[0]), label)
-
-
-def _chosen_note(anatomy: Anatomy) -> Iterator[str]:
-    for layer in anatomy.layers:
-        if layer.chosen:
-            yield f"layer {layer.path!r} was chosen: {layer.reason}"
-
-
-def _empty_note(
-    raw: NDArray[np.float32], method: Configured, kind: Score, strengths: Sequence[Any], row: int
-) -> Iterator[str]:
-    if raw.max() > 0:
-        return
-    strength = max((float(s[row]) for s in strengths if s is not None), default=1.0)
-    if raw.min() < 0:
-        yield "the map is empty: all evidence is negative, it speaks against the target; see it with signed=True"
-    elif strength == 0 and kind == "probability":
-        yield "the map is empty: the probability is saturated, so that its gradient is zero; explain the logit instead"
-    elif strength == 0:
-        yield "the map is empty: the gradient of the score with respect to the layer is zero"
-    elif not method.method.signed:
-        yield "the map is empty: no gradient is positive, nothing speaks for the target"
-    else:
-        yield "the map is empty: the layer's activations, or their weights, are all zero"
-
-
-def _host(x: Any) -> NDArray[Any]:
-    array = np.asarray(x)
-    if array.dtype.kind not in "fiub" or array.ndim == 0:
-        raise RequestError(f"a ready model input is an array (B, ...) of numbers, not {type(x).__name__}")
-    return array
-
-
-def _check_ready(inputs: Any) -> None:
-    counts = {len(x) for x in leaves(inputs)}
-    if len(counts) != 1 or 0 in counts:
-        raise RequestError(
-            f"ready inputs need one first axis, of at least one image; there are {sorted(counts)} images"
-        )
-    for x in leaves(inputs):
-        finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
-        if not finite.all():
-            raise ImageError(f"image {int(np.argmin(finite))} holds values that are no numbers (NaN or infinite)")
-
-
-def _as_pixels(image: NDArray[Any]) -> NDArray[np.uint8] | None:
-    """A ready input ``(H, W, C)`` as a picture, stretched to 0..255; None if it is none."""
-    if image.ndim != 3 or image.shape[-1] not in (1, 3):
-        return None
-    stretched = maps.min_max(image.astype("float32").reshape(1, -1), np).reshape(image.shape)
-    return np.broadcast_to(np.rint(stretched * 255).astype("uint8"), (*image.shape[:2], 3))
+    return TargetInfo(int(chosen[0]) if len(chosen) == 1 else None, label)
 
 
 @contextlib.contextmanager
@@ -387,6 +282,7 @@ def _shown(progress: bool | plan.Progress) -> Iterator[plan.Progress | None]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("probing", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("masked images", total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

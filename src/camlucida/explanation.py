@@ -1,23 +1,20 @@
-"""Results: what an explanation holds and how it is shown, saved and written down."""
+"""One result: what an explanation holds, and how it is shown and saved."""
 
 import base64
 import io
-import json
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from camlucida import maps, render
-from camlucida.errors import RequestError, UnknownNameError
+from camlucida.errors import RequestError
 from camlucida.types import Grid, Prediction
-from camlucida.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +41,7 @@ class Answer:
         position: the number of the image in its request, from 0.
         name: what files are called after.
         source: the path, or "image 0".
-        pixels: ``(H, W, 3)`` uint8, the picture as it was given; None where a ready input is no picture.
+        original: the picture as it was given, ``(H, W, 3)`` uint8, or the ready input, ``(..., C)``.
         size: the size that heat maps have.
         model, backend: what was asked.
         outputs: ``(C,)`` the scores of the classes.
@@ -55,13 +52,23 @@ class Answer:
     position: int
     name: str
     source: str
-    pixels: NDArray[np.uint8] | None
+    original: NDArray[Any]
     size: Grid
     model: str
     backend: str
     outputs: NDArray[np.float32]
     probabilities: NDArray[np.float32] | None
     labels: Sequence[str] | None
+
+    @property
+    def pixels(self) -> NDArray[np.uint8] | None:
+        """``(H, W, 3)``: the picture, or a ready input stretched to 0..255; None where that is no picture."""
+        if self.original.dtype == np.uint8 and self.original.shape[2:] == (3,):
+            return self.original
+        if self.original.ndim != 3 or self.original.shape[-1] not in (1, 3):
+            return None
+        stretched = maps.min_max(self.original.astype("float32").reshape(1, -1), np).reshape(self.original.shape)
+        return np.broadcast_to(np.rint(stretched * 255).astype("uint8"), (*self.original.shape[:2], 3))
 
     def label(self, index: int) -> str:
         """The name of a class."""
@@ -122,8 +129,8 @@ class Explanation:
         """
         if size is None:
             size = self.answer.size
-        sides = (size,) * self.raw.ndim if isinstance(size, int) else tuple(size)
-        if len(sides) != self.raw.ndim or min(sides) < 1:
+        sides = tuple(size) if isinstance(size, list | tuple) else (size,) * self.raw.ndim
+        if len(sides) != self.raw.ndim or not all(type(side) is int and side > 0 for side in sides):
             raise RequestError(f"size {size!r} does not fit a map of {self.raw.ndim} axes")
         return maps.heat(self.raw, sides, signed=signed)
 
@@ -153,12 +160,12 @@ class Explanation:
 
     def figure(self, **settings: Any) -> "Figure":
         """The picture and the overlay side by side, as a matplotlib figure; `settings` are those of `overlay`."""
-        return Explanations([self]).figure(**settings)
+        return render.figure([panels(self, **settings)], **bar(settings))
 
     def save(self, path: str | Path, **settings: Any) -> Path:
         """Write the overlay to an image file; `settings` are those of `overlay`."""
         path = Path(path)
-        _make_folder(path.parent)
+        make_folder(path.parent)
         try:
             self.overlay(**settings).save(path)
         except (OSError, ValueError) as error:
@@ -190,152 +197,27 @@ class Explanation:
         return f"<Explanation of {self.target.label!r} in {self.answer.source!r}: {self.method} at {self.layer}>"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Explanations(Sequence[Explanation]):
-    """Explanations in order: image by image, then target, then method, then layer."""
-
-    items: list[Explanation] = field(default_factory=list)
-
-    @overload
-    def __getitem__(self, index: int) -> Explanation: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Explanations": ...
-    def __getitem__(self, index: int | slice) -> "Explanation | Explanations":
-        """One of them, or some of them for a slice."""
-        return Explanations(self.items[index]) if isinstance(index, slice) else self.items[index]
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self.items)
-
-    def __iter__(self) -> Iterator[Explanation]:
-        """Each in turn."""
-        return iter(self.items)
-
-    @property
-    def raw(self) -> NDArray[np.float32]:
-        """All raw maps, ``(N, *grid)``, where their grids agree."""
-        grids = {item.raw.shape for item in self.items}
-        if len(grids) != 1:
-            raise RequestError(f"the maps have different grids, {sorted(grids)}: select one layer first")
-        return np.stack([item.raw for item in self.items])
-
-    def select(
-        self,
-        *,
-        image: int | str | None = None,
-        method: str | None = None,
-        target: int | str | None = None,
-        layer: str | None = None,
-    ) -> "Explanations":
-        """Those of one image (number or name), method, target (index or label) or layer.
-
-        Raises:
-            UnknownNameError: none of them is of that image, method, target or layer.
-        """
-        wanted = {"image": image, "method": method, "target": target, "layer": layer}
-        chosen = self.items
-        for kind, value in wanted.items():
-            if value is not None:
-                known = [name for item in self.items for name in _names(item, kind)]
-                if value not in known:
-                    raise UnknownNameError(kind, str(value), dict.fromkeys(map(str, known)))
-                chosen = [item for item in chosen if value in _names(item, kind)]
-        return Explanations(chosen)
-
-    def figure(self, **settings: Any) -> "Figure":
-        """The pictures with their overlays: a row per image and target, a panel per method and layer.
-
-        `settings` are those of `Explanation.overlay`.
-        """
-        rows: dict[tuple[int, str], list[render.Panel]] = {}
-        for item in self.items:
-            key = (item.answer.position, item.target.label)
-            if key not in rows:
-                rows[key] = [render.Panel(_shown(item), item.answer.name, _prediction_line(item.answer))]
-            said = item.target.label + ("" if item.probability is None else f" {item.probability:.2f}")
-            rows[key].append(render.Panel(item.overlay(**settings), item.method, f"{said}\n{item.layer}"))
-        signed = bool(settings.get("signed"))
-        return render.figure(
-            list(rows.values()), cmap=settings.get("cmap") or ("RdBu_r" if signed else "jet"), signed=signed
-        )
-
-    def save(self, folder: str | Path, top: int = 5, **settings: Any) -> dict[str, Any]:
-        """Write ``STEM.METHOD.TARGET.png`` and ``.npy`` of each, and ``explanations.json``, into a folder.
-
-        Where there are several layers, the layer follows the target in the name. `top` is the number of predictions in
-        the document, `settings` are those of `overlay`.
-
-        Returns:
-            The document that ``explanations.json`` holds, as from `to_dict`, with the paths of the overlays.
-        """
-        folder = _make_folder(Path(folder))
-        document = self.to_dict(top)
-        written = [entry for image in document["images"] for entry in image["explanations"]]
-        try:
-            for item, entry, stem in zip(self._by_image(), written, self.stems(), strict=True):
-                np.save(folder / f"{stem}.npy", item.raw, allow_pickle=False)
-                if item.answer.pixels is not None and item.raw.ndim == 2:
-                    entry["overlay"] = str(item.save(folder / f"{stem}.png", **settings))
-            text = json.dumps(document, indent=2)
-            (folder / "explanations.json").write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise RequestError(f"cannot write to {str(folder)!r}: {error.strerror or error}") from error
-        return document
-
-    def stems(self) -> list[str]:
-        """File names without ending, image by image, all different."""
-        several = len({item.layer for item in self.items}) > 1
-        stems: list[str] = []
-        for item in self._by_image():
-            parts = [item.method, item.target.label] + ([item.layer] if several else [])
-            stem = name = ".".join([item.answer.name, *(re.sub(r"[^\w+-]+", "-", part).strip("-") for part in parts)])
-            number = 2
-            while stem in stems:
-                stem, number = f"{name}-{number}", number + 1
-            stems.append(stem)
-        return stems
-
-    def to_dict(self, top: int = 5) -> dict[str, Any]:
-        """Plain values, ready for JSON: by image, with `top` predictions each."""
-        images: dict[int, dict[str, Any]] = {}
-        for item in self._by_image():
-            answer = item.answer
-            said = [{"index": p.index, "label": p.label, "probability": p.probability} for p in answer.top(top)]
-            head = {"image": answer.source, "model": answer.model, "backend": answer.backend, "predictions": said}
-            images.setdefault(answer.position, {**head, "explanations": []})["explanations"].append(item.to_dict())
-        return {"version": __version__, "images": list(images.values())}
-
-    def _by_image(self) -> list[Explanation]:
-        return sorted(self.items, key=lambda item: item.answer.position)
-
-    def _repr_html_(self) -> str:
-        return "".join(item._repr_html_() for item in self.items)
-
-    def __repr__(self) -> str:
-        """Say what they are."""
-        images = len({item.answer.position for item in self.items})
-        return f"<Explanations: {len(self)} of {images} images>"
-
-
-def _names(item: Explanation, kind: str) -> tuple[int | str | None, ...]:
-    return {
-        "image": (item.answer.position, item.answer.name, item.answer.source),
-        "method": (item.method,),
-        "target": (item.target.index, item.target.label),
-        "layer": (item.layer,),
-    }[kind]
-
-
-def _shown(item: Explanation) -> Image.Image:
+def panels(item: Explanation, **settings: Any) -> list[render.Panel]:
+    """The picture with what the model says of it, and the overlay; `settings` are those of `overlay`."""
     if item.image is None:
         raise RequestError("a figure needs pictures, and these inputs are none; use heatmap()")
-    return item.image
+    best = item.answer.top(1)
+    says = _said(best[0], best[0].label) if best else ""
+    target = _said(item, item.target.label)
+    return [
+        render.Panel(item.image, item.answer.name, says),
+        render.Panel(item.overlay(**settings), item.method, f"{target}\n{item.layer}"),
+    ]
 
 
-def _prediction_line(answer: Answer) -> str:
-    best = answer.top(1)
-    return best[0].label + ("" if best[0].probability is None else f" {best[0].probability:.2f}") if best else ""
+def bar(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a figure's colour bar that go with those of its overlays."""
+    signed = bool(settings.get("signed"))
+    return {"cmap": settings.get("cmap") or ("RdBu_r" if signed else "jet"), "signed": signed}
+
+
+def _said(of: Explanation | Prediction, label: str) -> str:
+    return label if of.probability is None else f"{label} {of.probability:.2f}"
 
 
 def _html_picture(item: Explanation) -> str:
@@ -346,7 +228,12 @@ def _html_picture(item: Explanation) -> str:
     return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="overlay">'
 
 
-def _make_folder(folder: Path) -> Path:
+def make_folder(folder: Path) -> Path:
+    """The folder, made if it is not there.
+
+    Raises:
+        RequestError: it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

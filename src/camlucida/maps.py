@@ -16,6 +16,11 @@ from camlucida.types import Array, Grid
 from camlucida.xp import Xp
 
 Fusion = Literal["max", "mean", "product"]
+FUSIONS: dict[str, Callable[..., Any]] = {
+    "max": np.maximum.reduce,
+    "mean": lambda maps: np.mean(maps, axis=0),
+    "product": np.multiply.reduce,
+}
 
 
 class Box(NamedTuple):
@@ -109,15 +114,10 @@ def fuse(raws: Sequence[NDArray[np.float32]], how: Fusion) -> NDArray[np.float32
         raws: each ``(*grid)``, grids of the same rank.
         how: "max" (Jiang et al. 2021, section III-C), "mean", or "product".
     """
-    operations: dict[str, Callable[..., Any]] = {
-        "max": np.maximum.reduce,
-        "mean": lambda maps: np.mean(maps, axis=0),
-        "product": np.multiply.reduce,
-    }
-    if how not in operations:
-        raise UnknownNameError("fusion", how, operations)
+    if how not in FUSIONS:
+        raise UnknownNameError("fusion", how, FUSIONS)
     finest = max((raw.shape for raw in raws), key=math.prod)
-    return np.asarray(operations[how]([heat(raw, finest) for raw in raws]), "float32")
+    return np.asarray(FUSIONS[how]([heat(raw, finest) for raw in raws]), "float32")
 
 
 def boxes(heatmap: NDArray[np.float32], threshold: float = 0.15) -> list[Box]:
@@ -135,6 +135,8 @@ def boxes(heatmap: NDArray[np.float32], threshold: float = 0.15) -> list[Box]:
     """
     if not 0 <= threshold <= 1:
         raise RequestError(f"threshold {threshold} is not between 0 and 1")
+    if heatmap.ndim != 2:
+        raise RequestError(f"boxes lie in a map of two axes, and this one has {heatmap.ndim}")
     from scipy import ndimage
 
     regions, count = ndimage.label(heatmap > threshold * heatmap.max(), structure=np.ones((3, 3)))

@@ -44,9 +44,20 @@ class Order:
 
 
 def run(
-    engine: Engine, inputs: Any, order: Order, *, batch_size: int = 32, progress: Progress | None = None
+    engine: Engine,
+    inputs: Any,
+    order: Order,
+    *,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+    first: int = 0,
 ) -> tuple[Evidence, dict[Key, NDArray[np.float32]]]:
     """Everything that was ordered for one batch: one pass, then as many probes as the methods ask for.
+
+    Args:
+        batch_size: how many masked inputs go through the model at once.
+        progress: told of the probes.
+        first: the number of the batch's first image in its request.
 
     Returns:
         The evidence, and the raw maps ``(B, U)`` by layer, number of the target, and method.
@@ -60,7 +71,7 @@ def run(
         order.layers, order.targets, order.score or "logit", within, activations=bool(probing), output=order.output
     )
     evidence = engine.evidence(inputs, request)
-    _check_numbers(evidence)
+    _check_numbers(evidence, first)
     maps = dict(evidence.maps)
     if probing:
         asking = _Asking(engine, inputs, order, evidence, batch_size, progress)
@@ -75,12 +86,13 @@ def run(
     return evidence, maps
 
 
-def _check_numbers(evidence: Evidence) -> None:
+def _check_numbers(evidence: Evidence, first: int) -> None:
     rows = np.isfinite(np.asarray(evidence.outputs)).reshape(len(evidence.outputs), -1).all(axis=1)
     if not rows.all():
+        image = first + int(np.argmin(rows))
         raise ImageError(
-            f"the model's answer to image {int(np.argmin(rows))} is not a number (NaN or infinite), so there is "
-            "nothing to explain; check its weights and the range of its input"
+            f"the model's answer to image {image} is not a number (NaN or infinite), so there is nothing to explain; "
+            "check its weights and the range of its input"
         )
 
 

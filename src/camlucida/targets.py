@@ -144,9 +144,10 @@ def difference(which: Which, other: Which) -> Classes:
 
 def each(targets: Sequence[Which]) -> Classes:
     """Another class for each image, in the images' order."""
-    if not targets:
-        raise RequestError("targets.each needs one target per image, and got none")
-    return Classes(tuple((_code(which),) for which in targets))
+    rows = () if isinstance(targets, str) else tuple((_code(which),) for which in targets)
+    if not rows:
+        raise RequestError(f"targets.each needs a list with one class per image, not {targets!r}")
+    return Classes(rows)
 
 
 def output(name: str, target: "Which | Classes | Custom" = "top1") -> Output:
@@ -156,6 +157,8 @@ def output(name: str, target: "Which | Classes | Custom" = "top1") -> Output:
 
 def custom(function: Callable[[Array], Array], name: str | None = None) -> Custom:
     """The score that `function` computes from the outputs; keep the function to keep what was compiled for it."""
+    if not callable(function):
+        raise RequestError(f"a target of one's own is a function of the outputs, not {function!r}")
     return Custom(function, name or getattr(function, "__name__", "custom"))
 
 
@@ -178,6 +181,8 @@ def _code(which: Which) -> Which:
     if isinstance(which, str):
         match = _RANK.fullmatch(which)
         return top(int(match[1])).rows[0][0] if match else which
+    if isinstance(which, bool) or not isinstance(which, int | np.integer):
+        raise RequestError(f"{which!r} is not a class: give its index, its label or its rank, 'top1'")
     index = int(which)
     if index < 0:
         raise RequestError(f"class index {index} is negative; the first class is 0, the top one is 'top1'")
@@ -198,5 +203,5 @@ def of_output(target: "Classes | Custom | Output", outputs: Sequence[str]) -> "C
         which = target.rows[0][0]
         name, colon, rest = which.partition(":") if isinstance(which, str) else ("", "", "")
         if colon and name in outputs:
-            return output(name, int(rest) if rest.isdigit() else rest)
+            return output(name, int(rest) if rest.isdecimal() else rest)
     return target

@@ -22,7 +22,8 @@ from camlucida.cli.options import (
 from camlucida.errors import ImageError, RequestError
 
 if TYPE_CHECKING:
-    from camlucida.explanation import Explanation, Explanations
+    from camlucida.explanation import Explanation
+    from camlucida.explanations import Explanations
     from camlucida.images import Picture
 
 

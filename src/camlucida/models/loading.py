@@ -202,8 +202,10 @@ def _labels(labels: File | Sequence[str] | None, count: int | None) -> tuple[str
         names = class_names.imagenet()
     elif isinstance(labels, str | PathLike):
         names = class_names.read_labels(labels)
-    else:
+    elif isinstance(labels, Sequence):
         names = tuple(str(name) for name in labels)
+    else:
+        raise RequestError(f"labels are a file, a list of names or None, not {labels!r}")
     one_unit = count == 1 and len(names) == 2  # a sigmoid, for the two classes that it tells apart
     if count is not None and len(names) != count and not one_unit:
         raise RequestError(f"the number of labels is {len(names)}, but the model has {count} outputs")

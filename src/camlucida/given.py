@@ -1,0 +1,105 @@
+"""From what users give to model inputs: pictures prepared as the model wants them, or inputs that come ready."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camlucida import images
+from camlucida.errors import ImageError, RequestError
+from camlucida.models import LoadedModel, range_note
+from camlucida.trees import leaves, mapped
+
+_UNKNOWN_SIZE = (224, 224)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Given:
+    """What a call is about: the model's inputs, and what is known of them as pictures."""
+
+    inputs: Any
+    pictures: Sequence[images.Picture] | None
+    notes: tuple[str, ...]
+
+    def frame(self, i: int) -> dict[str, Any]:
+        """Name, source, original and size of image `i`."""
+        if self.pictures is not None:
+            picture = self.pictures[i]
+            return {
+                "name": picture.name,
+                "source": picture.source,
+                "original": picture.pixels,
+                "size": picture.pixels.shape[:2],
+            }
+        image = max(leaves(self.inputs), key=lambda x: x.ndim)[i]
+        return {"name": f"image{i}", "source": f"image {i}", "original": image, "size": image.shape[:-1]}
+
+
+def from_pictures(loaded: LoadedModel, sources: Any) -> Given:
+    """Pictures, read and prepared for the model.
+
+    Raises:
+        ImageError: a picture cannot be read.
+        RequestError: the model takes no single picture.
+    """
+    pictures = images.read_all(sources)
+    notes = list(loaded.notes)
+    if loaded.size is None:
+        notes.append(f"the model does not say its input size: {_UNKNOWN_SIZE[0]}x{_UNKNOWN_SIZE[1]} was assumed")
+    return Given(_prepared(loaded, pictures), pictures, tuple(notes))
+
+
+def from_ready(loaded: LoadedModel, inputs: Any) -> Given:
+    """Inputs as the model takes them, ``(B, ...)`` each; a range that does not fit the model gets a note.
+
+    Raises:
+        RequestError: they are no arrays of numbers, or not of one length.
+        ImageError: one of them holds NaN or infinite values.
+    """
+    arrays = mapped(_host, inputs)
+    _check_ready(arrays)
+    notes = [note for note in loaded.notes if not note.startswith("preprocessing")]
+    assumed = len(notes) < len(loaded.notes)
+    note = range_note(arrays, None if assumed else loaded.preprocessing)
+    return Given(arrays, None, (*notes, note) if note else tuple(notes))
+
+
+def noise(loaded: LoadedModel) -> NDArray[np.float32]:
+    """One input of random pixels, to see the model's layers with."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*(loaded.size or _UNKNOWN_SIZE), 3)).astype("uint8")
+    return _prepared(loaded, [images.Picture("noise", "noise", pixels, ())])
+
+
+def _prepared(loaded: LoadedModel, pictures: Sequence[images.Picture]) -> NDArray[np.float32]:
+    """The model's input ``(B, h, w, C)``; grey for a model with one channel."""
+    if loaded.preprocessing is None:
+        raise RequestError(
+            f"{loaded.name} does not take one picture (its input is of another kind): give its inputs ready, with "
+            "preprocess=None"
+        )
+    pixels = images.to_input(pictures, loaded.size or _UNKNOWN_SIZE)
+    shape = getattr(loaded.model, "input_shape", None)
+    if isinstance(shape, tuple) and len(shape) == 4 and shape[-1] == 1:
+        pixels = pixels @ np.asarray([[0.299], [0.587], [0.114]], "float32")
+    return loaded.preprocessing.apply(pixels)
+
+
+def _host(x: Any) -> NDArray[Any]:
+    array = np.asarray(x)
+    if array.dtype.kind not in "fiub" or array.ndim == 0:
+        raise RequestError(f"a ready model input is an array (B, ...) of numbers, not {type(x).__name__}")
+    return array
+
+
+def _check_ready(inputs: Any) -> None:
+    counts = {len(x) for x in leaves(inputs)}
+    if len(counts) != 1 or 0 in counts:
+        raise RequestError(
+            f"ready inputs need one first axis, of at least one image; there are {sorted(counts)} images"
+        )
+    for x in leaves(inputs):
+        finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
+        if not finite.all():
+            raise ImageError(f"image {int(np.argmin(finite))} holds values that are no numbers (NaN or infinite)")

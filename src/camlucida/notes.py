@@ -1,0 +1,50 @@
+"""Notes: what was chosen, and why a map is empty."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camlucida.engines import Anatomy
+from camlucida.methods import Configured
+from camlucida.types import Score
+
+
+def chosen_note(anatomy: Anatomy) -> Iterator[str]:
+    """Which layer was chosen, and why."""
+    for layer in anatomy.layers:
+        if layer.chosen:
+            yield f"layer {layer.path!r} was chosen: {layer.reason}"
+
+
+def empty_note(
+    raw: NDArray[np.float32],
+    parts: Sequence[NDArray[np.float32]],
+    method: Configured,
+    kind: Score,
+    strengths: Sequence[float],
+) -> Iterator[str]:
+    """Why nothing speaks for the target, where that is so.
+
+    Args:
+        raw: the map.
+        parts: the maps that it was fused from, or itself.
+        method: the method that made it.
+        kind: the score that was explained.
+        strengths: the largest magnitude of the gradient at each of the layers, where one was taken.
+    """
+    if raw.max() > 0:
+        return
+    strength = max(strengths, default=1.0)
+    if any(part.max() > 0 for part in parts):
+        yield "the map is empty: no place speaks for the target at all of the layers"
+    elif any(part.min() < 0 for part in parts):
+        yield "the map is empty: all evidence is negative, it speaks against the target; see it with signed=True"
+    elif strength == 0 and kind == "probability":
+        yield "the map is empty: the probability is saturated, so that its gradient is zero; explain the logit instead"
+    elif strength == 0:
+        yield "the map is empty: the gradient of the score with respect to the layer is zero"
+    elif not method.method.signed:
+        yield "the map is empty: no gradient is positive, nothing speaks for the target"
+    else:
+        yield "the map is empty: the layer's activations, or their weights, are all zero"

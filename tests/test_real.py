@@ -1,0 +1,131 @@
+"""Real weights and photographs: the heat lies on what is named. Skipped where the test data are not there."""
+
+import json
+
+import numpy as np
+import pytest
+
+import camlucida as cl
+from data import path
+
+METHODS = ["cam", "grad-cam", "grad-cam++", "score-cam?channels=32"]
+
+
+@pytest.fixture(scope="module")
+def mobilenet():
+    return cl.load_model("mobilenet?alpha=0.75", weights=path("weights/mobilenet_v1_0.75_224.weights.h5"))
+
+
+@pytest.fixture(scope="module")
+def cat_dog(mobilenet):
+    """The dog fills the upper half of the picture, the cat lies in the lower half, to the right."""
+    return cl.explain(
+        mobilenet, path("images/cat_dog.jpg"), target=["bull_mastiff", "tiger_cat"], method=METHODS, batch_size=16
+    )
+
+
+def raw(results, method, target):
+    (item,) = results.select(method=method, target=target)
+    return item.raw
+
+
+def share(m, rows):
+    """The share of a map's positive mass in some of its rows."""
+    positive = np.maximum(m, 0)
+    return positive[rows].sum() / positive.sum()
+
+
+UPPER, LOWER = slice(0, 4), slice(3, 7)
+
+
+def test_predictions(cat_dog):
+    first, second = cat_dog[0].predictions[:2]
+    assert (first.label, first.index) == ("bull_mastiff", 243)
+    assert first.probability == pytest.approx(0.92, abs=0.02)
+    assert (second.label, second.index) == ("tiger_cat", 282)
+    assert second.probability == pytest.approx(0.033, abs=0.01)
+
+
+def test_the_layer_is_the_last_before_the_pooling(cat_dog):
+    assert {item.layer for item in cat_dog} == {"conv_pw_13_relu"}
+    assert cat_dog.raw.shape == (8, 7, 7)
+
+
+@pytest.mark.parametrize("method", ["cam", "grad-cam"])
+def test_the_dog_lies_above_and_the_cat_below(cat_dog, method):
+    assert share(raw(cat_dog, method, "bull_mastiff"), UPPER) >= 0.75
+    assert share(raw(cat_dog, method, "tiger_cat"), LOWER) >= 0.65
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_tells_dog_from_cat(cat_dog, method):
+    dog, cat = (raw(cat_dog, method, target) for target in ("bull_mastiff", "tiger_cat"))
+    assert share(dog, UPPER) > max(0.6, share(cat, UPPER) + 0.15)
+    assert share(cat, LOWER) > max(0.55, share(dog, LOWER) + 0.15)
+
+
+def test_score_cams_dog_lies_above(cat_dog):
+    dog = raw(cat_dog, "score-cam?channels=32", "bull_mastiff")
+    assert share(dog, UPPER) > 0.6
+    assert np.unravel_index(dog.argmax(), dog.shape)[0] <= 3
+
+
+@pytest.mark.parametrize("target", ["bull_mastiff", "tiger_cat"])
+def test_cam_is_grad_cam_times_the_number_of_places(cat_dog, target):
+    """Also where the classifier is a 1x1 convolution."""
+    cam, grad_cam = (raw(cat_dog, method, target) for method in ("cam", "grad-cam"))
+    np.testing.assert_allclose(cam, 49 * grad_cam, atol=1e-4 * np.abs(cam).max())
+
+
+def hottest(item):
+    """Row and column of the brightest place of a grey overlay: looked for in the finished picture alone."""
+    grey = np.asarray(item.overlay(alpha=1, cmap="gray").convert("L"))
+    return np.unravel_index(grey.argmax(), grey.shape)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_picture_is_not_upside_down(cat_dog, method):
+    """The hottest pixel is on the dog's head, or on the cat, in the finished picture."""
+    dog, cat = (hottest(cat_dog.select(method=method, target=t)[0]) for t in ("bull_mastiff", "tiger_cat"))
+    assert 20 <= dog[0] <= 110
+    assert 45 <= dog[1] <= 130
+    assert 120 <= cat[0] <= 215
+    assert 90 <= cat[1] <= 190
+
+
+def test_boxes_lie_on_the_animals(cat_dog):
+    dog, cat = (cat_dog.select(method="grad-cam", target=t)[0].boxes(0.5)[0] for t in ("bull_mastiff", "tiger_cat"))
+    assert dog.top < cat.top
+    assert dog.bottom < cat.bottom
+    assert (dog.top + dog.bottom) / 2 < 112 < (cat.top + cat.bottom) / 2
+
+
+@pytest.mark.parametrize(("name", "label"), [("bear.jpg", "brown_bear"), ("goldfish.jpg", "goldfish")])
+def test_other_photographs(mobilenet, name, label):
+    (item,) = cl.explain(mobilenet, path(f"images/{name}"))
+    assert item.target.label == label
+    assert item.probability > 0.9
+    assert item.heatmap().shape == item.image.size[::-1]
+
+
+def test_heads_of_pets_hold_more_than_their_share_of_the_heat(mobilenet):
+    """Ten breeds, none of them square: energy inside the head's box over the box's share of the picture."""
+    items = [i for i in json.loads(path("pets/annotations.json").read_text())["items"] if i["imagenet_index"]]
+    items = items[:: len(items) // 10][:10]
+    results = cl.explain(
+        mobilenet,
+        [path(f"pets/images/{item['file']}") for item in items],
+        target=cl.targets.each([item["imagenet_index"] for item in items]),
+    )
+    gains, upside_down, transposed = [], [], []
+    for item, result in zip(items, results, strict=True):
+        heat = result.heatmap()
+        assert heat.shape == (item["height"], item["width"])
+        left, top, right, bottom = item["head_box_xyxy"]
+        area = (bottom - top) * (right - left) / heat.size
+        turned = [heat, heat[::-1], result.heatmap(heat.shape[::-1]).T]
+        for gain, m in zip((gains, upside_down, transposed), turned, strict=True):
+            gain.append(m[top:bottom, left:right].sum() / m.sum() / area)
+    assert np.mean(gains) > 1.6
+    assert np.mean(gains) > np.mean(upside_down) + 0.4
+    assert np.mean(gains) > np.mean(transposed) + 0.4
