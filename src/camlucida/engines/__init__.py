@@ -1,6 +1,7 @@
 """Engines: one narrow protocol, one small adapter per framework."""
 
 import sys
+import threading
 import weakref
 from typing import Any
 
@@ -8,6 +9,7 @@ from camlucida.engines.base import Anatomy, Engine, Probes, Request
 from camlucida.errors import RequestError
 
 _engines: weakref.WeakKeyDictionary[Any, Engine] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
 
 
 def engine_for(model: Any) -> Engine:
@@ -26,11 +28,12 @@ def engine_for(model: Any) -> Engine:
             f"Keras runs on {keras.config.backend()!r}; only its TensorFlow backend is supported so far: set "
             "KERAS_BACKEND=tensorflow before Keras is imported"
         )
-    if model not in _engines:
-        from camlucida.engines.keras_tensorflow import KerasTensorFlow
+    from camlucida.engines.keras_tensorflow import KerasTensorFlow
 
-        _engines[model] = KerasTensorFlow(model)
-    return _engines[model]
+    with _lock:
+        if model not in _engines:
+            _engines[model] = KerasTensorFlow(model)
+        return _engines[model]
 
 
 __all__ = ["Anatomy", "Engine", "Probes", "Request", "engine_for"]

@@ -70,9 +70,9 @@ class Flow:
         return self._order[id(call)]
 
     def spatial(self, tensor: Hashable) -> bool:
-        """Whether it has the input's kind of grid, with more than one location."""
+        """Whether it has the input's kind of grid, with more than one location; within attention it has heads."""
         grid = self.grid(tensor)
-        return len(grid) == self.rank and math.prod(grid) > 1
+        return len(grid) == self.rank and math.prod(grid) > 1 and not _in_attention(self.producer(tensor))
 
     def producer(self, tensor: Hashable) -> Call | None:
         """The innermost call that made it."""
@@ -86,30 +86,53 @@ class Flow:
         found = [self._traced(source, call) for source in call.inputs]
         return list(dict.fromkeys(source for sources in found for source in sources))
 
+    def leads(self, call: Call, to: Call) -> bool:
+        """Whether what one call makes goes into what another makes."""
+        waiting, seen = list(to.outputs), set(to.outputs)
+        while waiting:
+            for source in self.sources(waiting.pop()):
+                if source in call.outputs:
+                    return True
+                if source not in seen:
+                    seen.add(source)
+                    waiting.append(source)
+        return False
+
+    def _known(self, tensor: Hashable) -> bool:
+        return tensor in self._producers or tensor in self.inputs
+
     def _traced(self, tensor: Hashable, consumer: Call) -> list[Hashable]:
-        if tensor in self._producers or tensor in self.inputs:
+        if self._known(tensor):
             return [tensor]
         return self._assumed(consumer.parent, self.order(consumer))
 
     def _assumed(self, around: Call | None, before: int) -> list[Hashable]:
-        """What comes before a tensor that no layer made: the last loose end beside it, or what its container took."""
+        """What comes before a tensor that no layer made: the loose ends beside it, or what its container took."""
         self.guessed = True
+        loose: list[Hashable] = []
         for call in reversed(self.calls[:before]):
             if call.parent is around:
-                loose = [tensor for tensor in call.outputs if tensor not in self._consumed]
-                if loose:
-                    return loose
+                loose += [tensor for tensor in call.outputs if tensor not in self._consumed]
+                if loose and not all(self._known(tensor) for tensor in call.inputs):
+                    break  # what lies further back was taken for its input
+        if loose:
+            return loose
         if around is None:
             return []
         found = [self._traced(source, around) for source in around.inputs]
         return [source for sources in found for source in sources]
 
 
+def _in_attention(call: Call | None) -> bool:
+    around = call and call.parent
+    return around is not None and ("Attention" in around.kind or _in_attention(around))
+
+
 def choose(flow: Flow, output: Hashable) -> tuple[Call | None, str]:
     """The call whose output ``layer="auto"`` means, with the reason; None where nothing has a grid."""
     if flow.spatial(output):
         return _smallest(flow), "the smallest grid of a network whose output has a grid itself"
-    found: list[Call] = []
+    found: dict[Call, None] = {}
     seen: set[Hashable] = set()
     waiting = [output]
     while waiting:
@@ -117,20 +140,29 @@ def choose(flow: Flow, output: Hashable) -> tuple[Call | None, str]:
         for source in flow.sources(tensor):
             if flow.spatial(source):
                 if (call := _features(flow, source)) is not None:
-                    found.append(call)
+                    found[call] = None
             elif source not in seen:
                 seen.add(source)
                 waiting.append(source)
     if not found:
         return None, ""
-    last = max(found, key=flow.order)
+    whole = _whole(flow, list(found))
+    last = whole or max(found, key=flow.order)
     reason = "the last features before the spatial dimensions collapse"
-    others = sorted({call.path for call in found} - {last.path})
+    others = ", ".join(sorted(call.path for call in found if call is not last))
     if others:
-        reason += f", and the last of several: also {', '.join(others)}"
+        reason += f", before it branches into {others}" if whole else f", and the last of several: also {others}"
     if flow.guessed:
         reason += ", as far as the model is made of layers"
     return last, reason
+
+
+def _whole(flow: Flow, found: list[Call]) -> Call | None:
+    """Of several that have the same grid, the one that all others are made from."""
+    if len({flow.grid(call.outputs[0]) for call in found}) > 1:
+        return None
+    origins = (call for call in found if all(call is other or flow.leads(call, other) for other in found))
+    return next(origins, None)
 
 
 def _features(flow: Flow, tensor: Hashable) -> Call | None:

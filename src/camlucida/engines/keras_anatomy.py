@@ -34,6 +34,8 @@ class OutputAnatomy:
                 )
         if not self.grids[path]:
             raise RequestError(f"layer {path!r} has no grid of locations that a map could show; choose an earlier one")
+        if len(self.calls[path].outputs) > 1:
+            raise ConditionError(f"layer {path!r} yields several tensors; choose one of the layers inside it")
         return path
 
     def _named(self, name: str) -> str:

@@ -7,12 +7,14 @@ subclassed, shared. A thread that uses the model meanwhile gets the layer's own 
 
 import contextlib
 import contextvars
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 Handler = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Called as ``handler(original, args, kwargs)`` in place of ``original(*args, **kwargs)``."""
 
+_one_at_a_time = threading.RLock()  # for all models, since two of them may share layers
 _run: contextvars.ContextVar[object | None] = contextvars.ContextVar("camlucida_run", default=None)
 
 
@@ -29,24 +31,25 @@ def operations(model: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def intercepted(handlers: Mapping[Any, Handler]) -> Iterator[None]:
-    """Within it, calls of these layers by this thread go through their handlers. Not to be entered by two threads."""
+    """Within it, calls of these layers by this thread go through their handlers; other threads wait to enter it."""
     token = object()
     placed: list[tuple[dict[str, Any], str, Any]] = []
-    reset = _run.set(token)
-    try:
-        for layer, handler in handlers.items():
-            name = "quantized_call" if getattr(layer, "quantization_mode", None) else "call"
-            attributes = vars(layer)
-            placed.append((attributes, name, attributes.get(name)))
-            attributes[name] = _wrapper(getattr(layer, name), handler, token)
-        yield
-    finally:
-        for attributes, name, before in placed:
-            if before is None:
-                del attributes[name]
-            else:
-                attributes[name] = before
-        _run.reset(reset)
+    with _one_at_a_time:
+        reset = _run.set(token)
+        try:
+            for layer, handler in handlers.items():
+                name = "quantized_call" if getattr(layer, "quantization_mode", None) else "call"
+                attributes = vars(layer)
+                placed.append((attributes, name, attributes.get(name)))
+                attributes[name] = _wrapper(getattr(layer, name), handler, token)
+            yield
+        finally:
+            for attributes, name, before in placed:
+                if before is None:
+                    del attributes[name]
+                else:
+                    attributes[name] = before
+            _run.reset(reset)
 
 
 def _wrapper(original: Callable[..., Any], handler: Handler, token: object) -> Callable[..., Any]:

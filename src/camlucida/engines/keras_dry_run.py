@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 
 from camlucida.engines.choice import Call, Flow, choose
 from camlucida.engines.keras_calls import intercepted, operations
-from camlucida.errors import RequestError
+from camlucida.errors import CamlucidaError, RequestError
 from camlucida.trees import leaves, mapped
 from camlucida.types import Grid
 
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What was seen: the calls of the layers, the tensors that went between them, and the outputs by name."""
+    """What was seen: the calls of the layers with their arguments, the tensors between them, the outputs by name."""
 
     flow: Flow
     tensors: dict[Hashable, Any]
+    arguments: dict[Call, tuple[tuple[Any, ...], dict[str, Any]]]
     outputs: dict[str, Hashable]
     chosen: dict[str, tuple[Call | None, str]]
 
@@ -35,13 +36,33 @@ def dry_run(model: Any, inputs: Any) -> DryRun:
     first = mapped(lambda x: keras.ops.convert_to_tensor(x[:1]), inputs)
     recorder.inputs = [recorder.identify(tensor) for tensor in leaves(first)]
     if not getattr(model, "built", True):
-        model(first, training=False)
+        called(model, first)
     with intercepted({layer: recorder.handler(layer) for layer in operations(model)}):
-        answer = model(first, training=False)
+        answer = called(model, first)
     outputs = {name: recorder.known(tensor) for name, tensor in named_outputs(model, answer).items()}
     recorder.link()
     flow = Flow(recorder.calls, recorder.grid, recorder.inputs)
-    return DryRun(flow, recorder.tensors, outputs, {name: choose(flow, tensor) for name, tensor in outputs.items()})
+    chosen = {name: choose(flow, tensor) for name, tensor in outputs.items()}
+    return DryRun(flow, recorder.tensors, recorder.arguments, outputs, chosen)
+
+
+def called(model: Any, inputs: Any) -> Any:
+    """The model's answer in inference mode.
+
+    Raises:
+        RequestError: it cannot take these inputs; Keras's reason in one line.
+    """
+    try:
+        return model(inputs, training=False)
+    except CamlucidaError:
+        raise
+    except Exception as error:
+        shapes = " and ".join(str(tuple(x.shape)) for x in leaves(inputs))
+        # Keras writes what was wrong in bold, between the name of the layer and all its arguments.
+        _, _, bold = str(error).partition("\x1b[1m")
+        said = " ".join((bold.partition("\x1b[0m")[0] or str(error)).split())
+        said = said if len(said) <= 240 else f"{said[:237]}..."
+        raise RequestError(f"the model fails on an input of shape {shapes}: {said or type(error).__name__}") from error
 
 
 def named_outputs(model: Any, answer: Any) -> dict[str, Any]:
@@ -68,6 +89,7 @@ class _Recorder:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.tensors: dict[Hashable, Any] = {}
+        self.arguments: dict[Call, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self.inputs: list[Hashable] = []
         self._running: list[Call] = []
         self._occurrences: dict[int, int] = {}
@@ -101,6 +123,7 @@ class _Recorder:
             call.outputs = [self.identify(x) for x in _concrete(result)]
             if call.outputs:
                 self.calls.append(call)
+                self.arguments[call] = args, kwargs
             return result
 
         return record

@@ -42,10 +42,8 @@ class End:
         """The usual result of the call with the activation, and the logits that it was computed from."""
         assert self.call is not None
         layer = self.call.layer
-        if _is_pure(layer):
-            return original(*args, **kwargs), args[0]
-        logits = type(layer).call(with_activation(layer, keras.activations.linear), *args, **kwargs)
-        return layer.activation(logits), logits
+        logits = _logits(layer, args, kwargs)
+        return original(*args, **kwargs) if _is_pure(layer) else layer.activation(logits), logits
 
     def read(self, answer: Array, logits: Array | None) -> tuple[Array, Array | None]:
         """Scores and probabilities ``(B, C)``, float32, from the model's answer.
@@ -69,11 +67,7 @@ class End:
         """The logits that a dry run yielded, ``(1, C)``."""
         if self.call is None:
             return run.value(run.outputs[output])
-        source = run.tensors[self.call.inputs[0]]
-        layer = self.call.layer
-        if not _is_pure(layer):
-            source = type(layer).call(with_activation(layer, keras.activations.linear), source)
-        return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(source, "float32"))).reshape(1, -1)
+        return _host(_logits(self.call.layer, *run.arguments[self.call])).reshape(1, -1)
 
     @property
     def kind(self) -> str:
@@ -91,7 +85,7 @@ def find_end(run: DryRun, output: str) -> End:
     tensor: Hashable = run.outputs[output]
     while (call := run.flow.producer(tensor)) is not None:
         activation = _activation(call.layer)
-        if activation in _OPENED:
+        if activation in _OPENED and _comes_last(run, call):
             note = f"the logit is explained: the {activation} of {call.path!r} is set aside"
             return End(_OPENED[activation], call, note)
         sources = run.flow.sources(tensor)
@@ -122,6 +116,25 @@ def _is_pure(layer: Any) -> bool:
     return type(layer).__name__ in ("Softmax", "LogSoftmax", "Sigmoid", "Activation")
 
 
+def _logits(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Array:
+    """What a call of the layer hands to its activation."""
+    if _is_pure(layer):
+        return args[0]
+    return type(layer).call(with_activation(layer, keras.activations.linear), *args, **kwargs)
+
+
+def _comes_last(run: DryRun, call: Call) -> bool:
+    """Whether the activation is the last thing that the layer does, as it is not within a recurrence."""
+    if _is_pure(call.layer):
+        return True
+    activated = call.layer.activation(_logits(call.layer, *run.arguments[call]))
+    return np.allclose(_host(activated), _host(run.tensors[call.outputs[0]]), rtol=2e-2, atol=2e-2)
+
+
+def _host(x: Array) -> NDArray[Any]:
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")))
+
+
 def linear_head(run: DryRun, layer: Call, output: str, end: End) -> list[Any]:
     """The linear layers between `layer` and the logits, where nothing but global average pooling is beside them.
 
@@ -146,7 +159,7 @@ def linear_head(run: DryRun, layer: Call, output: str, end: End) -> list[Any]:
             pooled = True
         elif _is_linear(call, end):
             chain.append(call.layer)
-        elif not (call.kind.startswith(_KEEPS_VALUES) and (flat == pooled)) and _activation(call.layer) != "linear":
+        elif not (call.passive or (call.kind.startswith(_KEEPS_VALUES) and flat == pooled)):
             _refuse(layer, f"{call.path!r} ({call.kind}) follows")
         tensor = call.outputs[0]
         if end.call is call:
@@ -177,8 +190,7 @@ def check_head(run: DryRun, layer: Call, chain: list[Any], logits: Array) -> Non
     """
     A = run.value(layer.outputs[0]).astype("float32")
     head = head_weights(chain, A.shape[-1])
-    ours = A.reshape(A.shape[0], -1, A.shape[-1]).mean(1) @ np.asarray(keras.ops.convert_to_numpy(head.weights))
-    ours = ours + np.asarray(keras.ops.convert_to_numpy(head.bias))
+    ours = A.reshape(A.shape[0], -1, A.shape[-1]).mean(1) @ _host(head.weights) + _host(head.bias)
     if ours.shape != logits.shape or not np.allclose(ours, logits, rtol=2e-2, atol=2e-2 * (1 + np.abs(logits).max())):
         _refuse(layer, "something that is no layer lies between it and the output")
 

@@ -5,9 +5,10 @@ from typing import Any
 
 from camlucida.engines.choice import Call
 from camlucida.engines.keras_calls import Handler, intercepted
-from camlucida.engines.keras_dry_run import named_outputs, pick_output
+from camlucida.engines.keras_dry_run import called, named_outputs, pick_output
 from camlucida.engines.keras_end import End
 from camlucida.errors import ConditionError
+from camlucida.trees import mapped
 from camlucida.types import Array
 
 Tap = Callable[[str, Array], Array]
@@ -36,13 +37,13 @@ def forward(
                 result = original(*args, **kwargs)
             if seen in at:
                 reached.add(at[seen])
-                result = tap(at[seen], result)
+                result = mapped(lambda x: tap(at[seen], x), result)
             return result
 
         return handle
 
     with intercepted({layer: handler(layer) for layer in layers}):
-        answer = model(inputs, training=False)
+        answer = called(model, inputs)
     missed = set(taps) - reached
     if missed:
         raise ConditionError(f"layer {sorted(missed)[0]!r} is not reached by the forward pass of these inputs")

@@ -5,6 +5,7 @@ another batch size or an odd last batch runs the same graph. The tape watches th
 that the backward pass ends there.
 """
 
+import math
 import threading
 import weakref
 from collections import OrderedDict
@@ -86,8 +87,6 @@ class KerasTensorFlow:
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
 
             def tap(path: str, output: Array) -> Array:
-                if not keras.ops.is_tensor(output):
-                    raise ConditionError(f"layer {path!r} yields several tensors; choose one of the layers inside it")
                 if request.needs(Need.GRADIENT):
                     tape.watch(output)
                 kept[path] = output
@@ -100,8 +99,15 @@ class KerasTensorFlow:
             scores = [
                 score_both(target, logits, probabilities, c) for target, c in zip(request.targets, chosen, strict=True)
             ]
-        A = {path: _flat(output) for path, output in kept.items()}
-        G = self._gradients(tape, kept, scores, request) if request.needs(Need.GRADIENT) else {}
+        sizes = {layer.path: (-1, math.prod(layer.grid), layer.channels) for layer in known.anatomy.layers}
+        A = {path: _flat(output, sizes[path]) for path, output in kept.items()}
+        G = {}
+        if request.needs(Need.GRADIENT):
+            G = {
+                (path, t): _flat(gradient, sizes[path])
+                for t, score in enumerate(scores)
+                for path, gradient in _gradients(tape, kept, score[request.score]).items()
+            }
         heads = {path: self._head_now(path, A[path], request, known) for path in request.layers}
         return {
             "outputs": logits,
@@ -112,17 +118,6 @@ class KerasTensorFlow:
             "strength": {key: keras.ops.max(keras.ops.abs(g), axis=(1, 2)) for key, g in G.items()},
             "activations": A if request.activations else {},
         }
-
-    def _gradients(
-        self, tape: Any, kept: dict[str, Array], scores: list[dict[Score, Array]], request: Request
-    ) -> dict[tuple[str, int], Array]:
-        G = {}
-        for t, score in enumerate(scores):
-            for path, gradient in tape.gradient(score[request.score], kept).items():
-                if gradient is None:
-                    raise ConditionError(f"the score does not depend on layer {path!r}; choose one on the way to it")
-                G[path, t] = _flat(gradient)
-        return G
 
     def _head_now(self, path: str, A: Array, request: Request, known: OutputAnatomy) -> Array | None:
         if not request.needs(Need.WEIGHTS):
@@ -139,7 +134,10 @@ class KerasTensorFlow:
 
         def masked(x: Array) -> Array:
             repeated = tf.gather(x, rows)
-            return repeated * keras.ops.cast(masks, x.dtype) if x is image else repeated
+            if x is not image:
+                return repeated
+            dtype = x.dtype if x.dtype.is_floating else masks.dtype
+            return keras.ops.cast(repeated, dtype) * keras.ops.cast(masks, dtype)
 
         logits, probabilities = forward(
             self._model, mapped(masked, inputs), {}, lambda _, x: x, known.end, probes.output
@@ -191,9 +189,17 @@ def score_both(target: Any, logits: Array, probabilities: Array | None, chosen: 
     }
 
 
-def _flat(x: Array) -> Array:
-    """``(B, ..., K)`` to float32 ``(B, U, K)``."""
-    return keras.ops.reshape(keras.ops.cast(x, "float32"), (-1, int(np.prod(x.shape[1:-1])), x.shape[-1]))
+def _gradients(tape: Any, kept: dict[str, Array], score: Array) -> dict[str, Array]:
+    G = tape.gradient(score, kept)
+    for path, gradient in G.items():
+        if gradient is None:
+            raise ConditionError(f"the score does not depend on layer {path!r}; choose one on the way to it")
+    return {path: tf.convert_to_tensor(gradient) for path, gradient in G.items()}  # it may be sparse
+
+
+def _flat(x: Array, size: tuple[int, int, int]) -> Array:
+    """``(B, ..., K)`` to float32 ``(B, U, K)``; the size is a dry run's, since a trace does not know all shapes."""
+    return keras.ops.reshape(keras.ops.cast(x, "float32"), size)
 
 
 def _tensor(x: Array) -> Array:
