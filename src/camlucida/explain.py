@@ -159,7 +159,8 @@ class Explainer:
                         *given.notes,
                         *(given.pictures[answer.position].notes if given.pictures else ()),
                         *(chosen_note(anatomy) if wanted == "auto" else ()),
-                        *(anatomy.notes if kind == "logit" or p is None else ()),
+                        *anatomy.notes,
+                        *(anatomy.logit_notes if kind == "logit" else ()),
                         *empty_note(raw, parts, method, kind, strengths),
                     ]
                     yield Explanation(

@@ -68,13 +68,15 @@ class Anatomy:
         layers: every call of every layer, in the order in which they happen; one of them is chosen.
         outputs: names of the outputs, empty where there is a single one without a name.
         classes: how many classes the output has; None where it has none (a map, say).
-        notes: what was assumed of the model's end.
+        notes: what was assumed of the model's end, whichever score is explained.
+        logit_notes: what was done to reach the logits, to be told where they are explained.
     """
 
     layers: tuple[LayerInfo, ...]
     outputs: tuple[str, ...]
     classes: int | None
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    logit_notes: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

@@ -70,7 +70,9 @@ def study(model: Any, inputs: Any, output: str | None) -> OutputAnatomy:
     shape = run.tensors[run.outputs[name]].shape
     one_unit = shape[-1] == 1 and end.activation == "sigmoid"
     classes = (2 if one_unit else int(shape[-1])) if len(shape) == 2 else None
-    anatomy = Anatomy(layers, tuple(filter(None, run.outputs)), classes, (end.note,) if end.note else ())
+    told = (end.note,) if end.note else ()
+    notes = {"notes": told} if end.activation == "none" else {"logit_notes": told}
+    anatomy = Anatomy(layers, tuple(filter(None, run.outputs)), classes, **notes)
     return OutputAnatomy(anatomy, calls, grids, end, chosen.path if chosen else None)
 
 
