@@ -29,7 +29,7 @@ format: .venv/with-dev ## Format the code and mend what lint can mend
 bench: .venv/with-tensorflow-cpu ## Measure time and memory; needs an idle machine. ARGS="..." goes to benchmarks/run.py
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-train: .venv/with-tensorflow-cpu ## Train the embedded network (an hour); needs CIFAR-10: TRAIN=... TEST=...
+train: .venv/with-tensorflow-cpu ## Train a network as MODEL_CARD.md's first step (an hour); TRAIN=... TEST=...
 	@test -n "$(TRAIN)" -a -n "$(TEST)" || \
 		{ echo "usage: make train TRAIN=cifar10_train.zip TEST=cifar10_test.zip" >&2; exit 1; }
 	$(BIN)/python training/train_cifar10.py --train "$(TRAIN)" --test "$(TEST)" $(ARGS)

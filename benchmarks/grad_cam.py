@@ -16,7 +16,7 @@ from timing import ratios
 import camlucida as cl
 from camlucida.engines import engine_for
 
-BATCH, SIZE, LAYER, ROUNDS = 8, 299, "block14_sepconv2_act", 9
+BATCH, SIZE, LAYER, ROUNDS = 8, 299, "block14_sepconv2_act", 7
 
 
 def article(model: Any, batch: np.ndarray, classes: np.ndarray) -> Callable[[], object]:

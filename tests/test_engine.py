@@ -759,6 +759,13 @@ def test_cam_is_refused_where_an_operation_that_is_no_layer_lies_between(network
         explained(this, method="cam")
 
 
+def test_cam_is_refused_for_a_target_that_is_no_sum_of_classes():
+    model = classifier(GAP(), DENSE(4, "softmax", name="head"))
+    with pytest.raises(ConditionError, match="cam needs a target that is a class") as error:
+        cl.explain(model, images(), preprocess=None, method="cam", target=lambda outputs: outputs[:, 0] ** 2)
+    assert "\n" not in str(error.value)
+
+
 def test_cam_reads_the_weights_as_they_are_now():
     model = classifier(GAP(), DENSE(4, "softmax", name="head"))
     engine = engine_for(model)

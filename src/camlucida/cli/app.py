@@ -1,6 +1,7 @@
 """The command `camlucida`: its commands, and what becomes of errors."""
 
 import io
+import logging
 import sys
 import warnings
 from typing import Annotated, NoReturn
@@ -48,6 +49,7 @@ def camlucida(
 def main() -> NoReturn:
     """Run the command; an error is one line on standard error and an exit status, with ``--debug`` a traceback."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # a font without the usual weight is no news
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a Σ, or a file's name, that the terminal cannot show
     sys.exit(_status())

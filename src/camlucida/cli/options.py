@@ -22,9 +22,7 @@ BackendOption = Annotated[str | None, typer.Option("--backend", metavar="NAME", 
 PreprocessOption = Annotated[
     str, typer.Option("--preprocess", metavar="NAME", help="auto, none, unit, tf, torch, caffe, or a network's name.")
 ]
-SizeOption = Annotated[
-    str | None, typer.Option("--size", metavar="N|HxW", help="Input size, where the model does not say.")
-]
+SizeOption = Annotated[str | None, typer.Option("--size", metavar="N|HxW", help="Input size, if not the model's own.")]
 LabelsOption = Annotated[str, typer.Option("--labels", metavar="FILE", help="Names of the classes: text or JSON.")]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from camlucida.errors import ConditionError
 from camlucida.targets import Classes, Custom
 from camlucida.types import Array, Evidence, Formula, Grid, LayerInfo, Need, Score
 from camlucida.xp import Xp
@@ -131,6 +132,11 @@ def raw_maps(
 
 
 def class_weights(head: Array, target: BoundTarget, chosen: Array, xp: Xp) -> Array:
-    """The weights ``(B, K)`` that lead from the channel averages to the target's score."""
-    signs = target.signs or ()
-    return sum(sign * xp.moveaxis(xp.take(head, chosen[:, j], axis=1), 0, 1) for j, sign in enumerate(signs))
+    """The weights ``(B, K)`` that lead from the channel averages to the target's score.
+
+    Raises:
+        ConditionError: the target is no sum of class scores, so that no weights lead to it.
+    """
+    if target.signs is None:
+        raise ConditionError("cam needs a target that is a class or a difference of two; grad-cam works for any target")
+    return sum(sign * xp.moveaxis(xp.take(head, chosen[:, j], axis=1), 0, 1) for j, sign in enumerate(target.signs))
