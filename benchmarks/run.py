@@ -20,14 +20,18 @@ import typer
 
 HERE = Path(__file__).resolve().parent
 MARK = "<!-- figures -->\n"
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(HERE.parent / "src"),
+    "KERAS_BACKEND": "tensorflow",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
 
 
 def part(python: str, script: str, *arguments: str) -> Any:
     """What one of the scripts prints, run by this interpreter."""
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "src"), "KERAS_BACKEND": "tensorflow"}
-    environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
     command = [python, str(HERE / script), *arguments]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout[done.stdout.rindex("\n") + 1 :] if "\n" in done.stdout else done.stdout)
 
 
@@ -37,7 +41,7 @@ def start_up(*arguments: str) -> float:
     taken = []
     for _ in range(10):
         started = time.perf_counter()
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, check=True)
         taken.append(time.perf_counter() - started)
     return statistics.median(taken[1:])
 
