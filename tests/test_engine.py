@@ -195,7 +195,17 @@ def test_a_note_says_what_was_done_about_the_end(name, note, network):
 
 
 def network_notes(this):
-    return engine_for(this.model).anatomy(this.inputs, this.output).notes
+    anatomy = engine_for(this.model).anatomy(this.inputs, this.output)
+    return anatomy.notes + anatomy.logit_notes
+
+
+def test_a_probability_is_told_to_be_assumed_and_no_logit_is_spoken_of(network):
+    this = network("no_softmax")
+    result = explained(this, score="probability", target=0)[0]
+    assert any("probabilities are the softmax" in note for note in result.notes)
+    this = network("gap")
+    result = explained(this, score="probability", target=0)[0]
+    assert not any("logit" in note for note in result.notes)
 
 
 def test_regression_needs_no_note(network):

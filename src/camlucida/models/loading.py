@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -202,7 +202,7 @@ def _labels(labels: File | Sequence[str] | None, count: int | None) -> tuple[str
         names = class_names.imagenet()
     elif isinstance(labels, str | PathLike):
         names = class_names.read_labels(labels)
-    elif isinstance(labels, Sequence):
+    elif isinstance(labels, Iterable):
         names = tuple(str(name) for name in labels)
     else:
         raise RequestError(f"labels are a file, a list of names or None, not {labels!r}")
