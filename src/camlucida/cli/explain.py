@@ -84,11 +84,15 @@ def explain(
         typer.echo(json.dumps(document, indent=2))
     else:
         _show(results, document, top)
-        for path in overviews:
-            say(f"all maps of a picture in one: {plain(str(path))}")
-        say(f"raw maps (.npy) and explanations.json are in {plain(str(out))}")
+        _say_where(overviews, out)
     if failures:
         raise typer.Exit(1)
+
+
+def _say_where(overviews: list[Path], folder: Path) -> None:
+    for path in overviews:
+        say(f"all maps of a picture in one: {plain(str(path))}")
+    say(f"raw maps (.npy) and explanations.json are in {plain(str(folder))}")
 
 
 def _check_writable(folder: Path) -> None:
