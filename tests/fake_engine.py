@@ -12,6 +12,7 @@ from camlucida.types import Evidence, LayerInfo, Need
 
 class FakeEngine:
     backend = "numpy"
+    serves = frozenset(Need)
 
     def __init__(self, channels=5, classes=4, colours=2, seed=0):
         rng = np.random.default_rng(seed)

@@ -87,6 +87,8 @@ class Need(Enum):
     """The gradient of the score with respect to ``A``: ``formula(A, G, xp=xp)``."""
     PROBES = "probes"
     """Scores of masked inputs: a generator that yields masks and is sent ``(B, N)`` scores."""
+    SCORES = "scores"
+    """The same, and nothing from inside the model: called with the image ``(B, *size, C)`` in place of ``A``."""
 
 
 class Formula(Protocol):

@@ -1,5 +1,6 @@
 """Engines: one narrow protocol, one small adapter per framework."""
 
+import importlib
 import sys
 import threading
 import weakref
@@ -7,6 +8,12 @@ from typing import Any
 
 from camlucida.engines.base import Anatomy, Engine, Probes, Request
 from camlucida.errors import RequestError
+
+_KERAS = {
+    "tensorflow": ("keras_tensorflow", "KerasTensorFlow"),
+    "jax": ("keras_jax", "KerasJax"),
+    "torch": ("keras_torch", "KerasTorch"),
+}
 
 _engines: weakref.WeakKeyDictionary[Any, Engine] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
@@ -18,22 +25,21 @@ def engine_for(model: Any) -> Engine:
     Raises:
         RequestError: no engine fits.
     """
-    keras = sys.modules.get("keras")
-    if keras is None or not isinstance(model, keras.Model):
-        raise RequestError(
-            f"a model of type {type(model).__module__}.{type(model).__name__} cannot be explained; give a Keras model"
-        )
-    if keras.config.backend() != "tensorflow":
-        raise RequestError(
-            f"Keras runs on {keras.config.backend()!r}; only its TensorFlow backend is supported so far: set "
-            "KERAS_BACKEND=tensorflow before Keras is imported"
-        )
-    from camlucida.engines.keras_tensorflow import KerasTensorFlow
-
+    module, name = _adapter(model)
+    engine = getattr(importlib.import_module(f"camlucida.engines.{module}"), name)
     with _lock:
         if model not in _engines:
-            _engines[model] = KerasTensorFlow(model)
+            _engines[model] = engine(model)
         return _engines[model]
+
+
+def _adapter(model: Any) -> tuple[str, str]:
+    """Module and class of the engine for a model. Keras comes first: on torch, its models are torch modules too."""
+    if (keras := sys.modules.get("keras")) is not None and isinstance(model, keras.Model):
+        return _KERAS[keras.config.backend()]
+    raise RequestError(
+        f"a model of type {type(model).__module__}.{type(model).__name__} cannot be explained; give a Keras model"
+    )
 
 
 __all__ = ["Anatomy", "Engine", "Probes", "Request", "engine_for"]

@@ -87,6 +87,8 @@ class Engine(Protocol):
     """
 
     backend: str
+    serves: frozenset[Need]
+    """What formulas may ask of it."""
 
     def anatomy(self, inputs: Any, output: str | None = None) -> Anatomy:
         """What a dry run on the first of the inputs tells; made once per shape of inputs."""

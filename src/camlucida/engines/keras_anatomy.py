@@ -1,60 +1,15 @@
 """What stays of a dry run of a Keras model: addresses, the choice of layer, the end, the heads. No tensors."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from camlucida.engines.base import Anatomy
-from camlucida.engines.choice import Call
 from camlucida.engines.keras_dry_run import DryRun, dry_run, grid_of, pick_output
 from camlucida.engines.keras_end import End, check_head, find_end, linear_head
-from camlucida.errors import ConditionError, RequestError, UnknownNameError
-from camlucida.types import Grid, LayerInfo
+from camlucida.engines.studied import OutputAnatomy
+from camlucida.types import LayerInfo
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OutputAnatomy:
-    """One output of a model, as a dry run on inputs of one shape showed it."""
-
-    anatomy: Anatomy
-    calls: dict[str, Call]
-    grids: dict[str, Grid]
-    end: End
-    chosen: str | None
-
-    def path(self, layer: Any) -> str:
-        """The path of a layer given as a path, as ``"auto"`` or as the object itself."""
-        if isinstance(layer, str):
-            path = self._named(layer)
-        else:
-            path = next((path for path, call in self.calls.items() if call.layer is layer), "")
-            if not path:
-                name = getattr(layer, "name", None) or type(layer).__name__
-                raise RequestError(
-                    f"layer {name!r} is not reached by the model's forward pass; is it of another model?"
-                )
-        if not self.grids[path]:
-            raise RequestError(f"layer {path!r} has no grid of locations that a map could show; choose an earlier one")
-        if len(self.calls[path].outputs) > 1:
-            raise ConditionError(f"layer {path!r} yields several tensors; choose one of the layers inside it")
-        return path
-
-    def _named(self, name: str) -> str:
-        if name == "auto":
-            if self.chosen is None:
-                raise ConditionError(
-                    "the model has no layer with a grid of locations before its output, a convolution for example, so "
-                    "there is nothing to lay over the picture"
-                )
-            return self.chosen
-        if name in self.calls:
-            return name
-        ends = [path for path in self.calls if path.rsplit("/", 1)[-1] == name]
-        if len(ends) == 1:
-            return ends[0]
-        raise UnknownNameError("layer", name, self.calls, "`camlucida layers MODEL` lists them all")
-
-
-def study(model: Any, inputs: Any, output: str | None) -> OutputAnatomy:
+def study(model: Any, inputs: Any, output: str | None) -> OutputAnatomy[End]:
     """Run the model once on the first of the inputs, and keep what was seen without its tensors."""
     run = dry_run(model, inputs)
     name = _name(run, output)

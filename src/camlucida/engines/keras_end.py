@@ -2,19 +2,18 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from camlucida.engines import ends
 from camlucida.engines.choice import Call
+from camlucida.engines.ends import Activation
 from camlucida.engines.keras_calls import with_activation
 from camlucida.engines.keras_dry_run import DryRun
-from camlucida.errors import ConditionError
 from camlucida.types import Array, Head
-
-Activation = Literal["softmax", "sigmoid", "none", "closed"]
 
 _OPENED: dict[str, Activation] = {"softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid"}
 _KEEPS_VALUES = ("Reshape", "Flatten", "Dropout", "Identity")
@@ -86,21 +85,17 @@ def find_end(run: DryRun, output: str) -> End:
     while (call := run.flow.producer(tensor)) is not None:
         activation = _activation(call.layer)
         if activation in _OPENED and _comes_last(run, call):
-            note = f"the logit is explained: the {activation} of {call.path!r} is set aside"
-            return End(_OPENED[activation], call, note)
+            return End(_OPENED[activation], call, ends.set_aside(activation, call.path))
         sources = run.flow.sources(tensor)
         if (not call.kind.startswith(_KEEPS_VALUES) and activation != "linear") or len(sources) != 1:
             break
         if call.kind.startswith(_LINEAR):
             break
         tensor = sources[0]
-    values = run.value(run.outputs[output]).astype("float64").reshape(1, -1)
-    if values.shape[1] > 1 and (values >= 0).all() and abs(values.sum() - 1) < 1e-3:
-        return End("closed", None, "the model's last softmax cannot be opened: the log-probability is explained")
-    note = (
-        "the model ends without a softmax: probabilities are the softmax of its outputs" if values.shape[1] > 1 else ""
-    )
-    return End("none", None, note)
+    values = run.value(run.outputs[output])
+    if ends.is_distribution(values):
+        return End("closed", None, ends.CLOSED)
+    return End("none", None, ends.NO_SOFTMAX if values.size > 1 else "")
 
 
 def _activation(layer: Any) -> str:
@@ -190,16 +185,12 @@ def check_head(run: DryRun, layer: Call, chain: list[Any], logits: Array) -> Non
     """
     A = run.value(layer.outputs[0]).astype("float32")
     head = head_weights(chain, A.shape[-1])
-    ours = A.reshape(A.shape[0], -1, A.shape[-1]).mean(1) @ _host(head.weights) + _host(head.bias)
-    if ours.shape != logits.shape or not np.allclose(ours, logits, rtol=2e-2, atol=2e-2 * (1 + np.abs(logits).max())):
+    if not ends.is_head(A.reshape(A.shape[0], -1, A.shape[-1]), _host(head.weights), _host(head.bias), logits):
         _refuse(layer, "something that is no layer lies between it and the output")
 
 
-def _refuse(layer: Call, obstacle: str) -> None:
-    raise ConditionError(
-        f"cam needs global average pooling and a linear layer right behind {layer.path!r}, but {obstacle}; "
-        "grad-cam works for any network"
-    )
+def _refuse(layer: Call, obstacle: str) -> NoReturn:
+    raise ends.no_head(layer.path, obstacle)
 
 
 def _pools_globally(call: Call, flat: bool) -> bool:

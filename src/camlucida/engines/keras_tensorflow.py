@@ -18,9 +18,10 @@ import tensorflow as tf
 
 from camlucida import maps
 from camlucida.engines.base import Anatomy, Probes, Request, raw_maps
-from camlucida.engines.keras_anatomy import OutputAnatomy, find_head, study
-from camlucida.engines.keras_end import head_weights, two_classes
+from camlucida.engines.keras_anatomy import find_head, study
+from camlucida.engines.keras_end import End, head_weights, two_classes
 from camlucida.engines.keras_forward import forward
+from camlucida.engines.studied import OutputAnatomy
 from camlucida.errors import ConditionError, ModelError
 from camlucida.trees import leaves, mapped
 from camlucida.types import Array, Evidence, Need, Score
@@ -32,12 +33,13 @@ class KerasTensorFlow:
     """A Keras model on TensorFlow. It holds the model weakly, and is made once per model by `engine_for`."""
 
     backend = "tensorflow"
+    serves = frozenset(Need)
 
     def __init__(self, model: Any) -> None:
         """Take a Keras model; nothing is run yet."""
         self._reference = weakref.ref(model)
         self._lock = threading.RLock()
-        self._studied: dict[Hashable, OutputAnatomy] = {}
+        self._studied: dict[Hashable, OutputAnatomy[End]] = {}
         self._heads: dict[Hashable, list[Any]] = {}
         self._steps: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
         self.traces = 0
@@ -82,7 +84,9 @@ class KerasTensorFlow:
         answer = self._run(key, inputs, data, lambda x, parts: self._probe(x, parts, probes, known))
         return {kind: scores.numpy() for kind, scores in answer.items()}
 
-    def _evidence(self, inputs: Any, parameters: list[Array], request: Request, known: OutputAnatomy) -> dict[str, Any]:
+    def _evidence(
+        self, inputs: Any, parameters: list[Array], request: Request, known: OutputAnatomy[End]
+    ) -> dict[str, Any]:
         kept: dict[str, Array] = {}
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
 
@@ -119,14 +123,14 @@ class KerasTensorFlow:
             "activations": A if request.activations else {},
         }
 
-    def _head_now(self, path: str, A: Array, request: Request, known: OutputAnatomy) -> Array | None:
+    def _head_now(self, path: str, A: Array, request: Request, known: OutputAnatomy[End]) -> Array | None:
         if not request.needs(Need.WEIGHTS):
             return None
         weights = head_weights(self._heads[path, request.output], A.shape[-1]).weights
         one_unit = known.end.activation == "sigmoid" and weights.shape[-1] == 1
         return two_classes(weights, -weights) if one_unit else weights
 
-    def _probe(self, inputs: Any, parts: list[Array], probes: Probes, known: OutputAnatomy) -> dict[Score, Array]:
+    def _probe(self, inputs: Any, parts: list[Array], probes: Probes, known: OutputAnatomy[End]) -> dict[Score, Array]:
         rows, masks, *chosen = parts
         image = max(leaves(inputs), key=lambda x: len(x.shape))
         size = tuple(int(n) for n in image.shape[1:-1])
@@ -146,7 +150,7 @@ class KerasTensorFlow:
         scores = [score_both(target, logits, probabilities, tf.gather(c, rows)) for target, c in pairs]
         return {kind: keras.ops.stack([score[kind] for score in scores]) for kind in ("logit", "probability")}
 
-    def _study(self, inputs: Any, output: str | None) -> OutputAnatomy:
+    def _study(self, inputs: Any, output: str | None) -> OutputAnatomy[End]:
         key = (_signature(inputs), output)
         with self._lock:
             if key not in self._studied:

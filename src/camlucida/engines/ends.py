@@ -1,0 +1,41 @@
+"""How models end, and what is said of it: in the same words whichever framework is at work."""
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camlucida.errors import ConditionError
+
+Activation = Literal["softmax", "sigmoid", "none", "closed"]
+"""The last activation: one that can be opened, none where outputs are scores, closed where they are probabilities."""
+
+CLOSED = "the model's last softmax cannot be opened: the log-probability is explained"
+NO_SOFTMAX = "the model ends without a softmax: probabilities are the softmax of its outputs"
+
+
+def set_aside(activation: str, path: str) -> str:
+    """The note on an activation that was opened."""
+    return f"the logit is explained: the {activation} of {path!r} is set aside"
+
+
+def is_distribution(outputs: NDArray[Any]) -> bool:
+    """Whether outputs ``(1, C)`` look like the probabilities of C classes."""
+    values = outputs.astype("float64").reshape(-1)
+    return bool(values.size > 1 and (values >= 0).all() and abs(values.sum() - 1) < 1e-3)
+
+
+def no_head(path: str, obstacle: str) -> ConditionError:
+    """The error of a layer that has no linear head behind it."""
+    return ConditionError(
+        f"cam needs global average pooling and a linear layer right behind {path!r}, but {obstacle}; "
+        "grad-cam works for any network"
+    )
+
+
+def is_head(A: NDArray[Any], weights: NDArray[Any], bias: NDArray[Any], logits: NDArray[Any]) -> bool:
+    """Whether a head ``(K, C)``, ``(C,)`` makes the model's own logits ``(1, C)`` of activations ``(1, U, K)``."""
+    ours = A.mean(axis=1) @ weights + bias
+    return ours.shape == logits.shape and bool(
+        np.allclose(ours, logits, rtol=2e-2, atol=2e-2 * (1 + np.abs(logits).max()))
+    )

@@ -1,0 +1,55 @@
+"""What stays of a dry run, for any framework: addresses and what to say of those that cannot be explained."""
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from camlucida.engines.base import Anatomy
+from camlucida.engines.choice import Call
+from camlucida.errors import ConditionError, RequestError, UnknownNameError
+from camlucida.types import Grid
+
+E = TypeVar("E")
+"""How an engine knows the end of its models."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutputAnatomy(Generic[E]):
+    """One output of a model, as a dry run on inputs of one shape showed it."""
+
+    anatomy: Anatomy
+    calls: dict[str, Call]
+    grids: dict[str, Grid]
+    end: E
+    chosen: str | None
+
+    def path(self, layer: Any) -> str:
+        """The path of a layer given as a path, as ``"auto"`` or as the object itself."""
+        if isinstance(layer, str):
+            path = self._named(layer)
+        else:
+            path = next((path for path, call in self.calls.items() if call.layer is layer), "")
+            if not path:
+                name = getattr(layer, "name", None) or type(layer).__name__
+                raise RequestError(
+                    f"layer {name!r} is not reached by the model's forward pass; is it of another model?"
+                )
+        if not self.grids[path]:
+            raise RequestError(f"layer {path!r} has no grid of locations that a map could show; choose an earlier one")
+        if len(self.calls[path].outputs) > 1:
+            raise ConditionError(f"layer {path!r} yields several tensors; choose one of the layers inside it")
+        return path
+
+    def _named(self, name: str) -> str:
+        if name == "auto":
+            if self.chosen is None:
+                raise ConditionError(
+                    "the model has no layer with a grid of locations before its output, a convolution for example, so "
+                    "there is nothing to lay over the picture"
+                )
+            return self.chosen
+        if name in self.calls:
+            return name
+        ends = [path for path in self.calls if path.rsplit("/", 1)[-1] == name]
+        if len(ends) == 1:
+            return ends[0]
+        raise UnknownNameError("layer", name, self.calls, "`camlucida layers MODEL` lists them all")
