@@ -66,11 +66,14 @@ def resize(m: Array, grid: Grid, size: Grid, xp: Xp) -> Array:
     return m
 
 
-def masks(m: Array, grid: Grid, size: Grid, xp: Xp) -> Array:
+def masks(m: Array, grid: Grid, size: Grid, xp: Xp, *, scaled: bool = True) -> Array:
     """Maps ``(N, U)`` as masks ``(N, *size)`` in 0..1: resized first, then scaled each (Score-CAM, algorithm 1).
 
-    A constant map becomes 0; whether it is constant is asked before resizing, which rounds.
+    A constant map becomes 0; whether it is constant is asked before resizing, which rounds. Maps that are masks already
+    are resized only: ``scaled=False``.
     """
+    if not scaled:
+        return resize(m, grid, size, xp)
     varies = xp.max(m, axis=-1, keepdims=True) > xp.min(m, axis=-1, keepdims=True)
     large = xp.reshape(resize(m, grid, size, xp), (-1, math.prod(size)))
     return xp.reshape(xp.where(varies, min_max(large, xp), 0.0), (-1, *size))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from camlucida import maps
 from camlucida.errors import ConditionError
 from camlucida.targets import Classes, Custom
 from camlucida.types import Array, Evidence, Formula, Grid, LayerInfo, Need, Score
@@ -48,9 +49,10 @@ class Probes:
 
     Args:
         rows: int32 ``(M,)``: which input each mask belongs to.
-        masks: float32 ``(M, U)``: resized to the input, then scaled to 0..1 each.
+        masks: float32 ``(M, U)``: resized to the input, then scaled to 0..1 each where `scaled`.
         grid: how the U locations lie.
         chosen: per target, the classes that it means for each input, ``(B, n)``.
+        scaled: whether the masks are to be scaled; False where they are in 0..1 as they come.
     """
 
     rows: Array
@@ -59,6 +61,7 @@ class Probes:
     targets: tuple[BoundTarget, ...]
     chosen: tuple[Array, ...]
     output: str | None = None
+    scaled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class Anatomy:
         classes: how many classes the output has; None where it has none (a map, say).
         notes: what was assumed of the model's end, whichever score is explained.
         logit_notes: what was done to reach the logits, to be told where they are explained.
+        channels_first: whether the image input is ``(B, C, *size)`` rather than ``(B, *size, C)``.
     """
 
     layers: tuple[LayerInfo, ...]
@@ -78,6 +82,7 @@ class Anatomy:
     classes: int | None
     notes: tuple[str, ...] = ()
     logit_notes: tuple[str, ...] = ()
+    channels_first: bool = False
 
 
 class Engine(Protocol):
@@ -105,6 +110,26 @@ class Engine(Protocol):
     def probe(self, inputs: Any, probes: Probes) -> Mapping[Score, Array]:
         """Scores ``(T, M)`` of masked inputs, as logits and as probabilities, in one forward pass."""
         ...
+
+
+def image_size(shape: Grid, channels_first: bool) -> Grid:
+    """How the locations of an image ``(*size, C)`` or ``(C, *size)`` lie; of one without channels, its numbers do."""
+    if len(shape) == 1:
+        return shape
+    return shape[1:] if channels_first else shape[:-1]
+
+
+def masks_over(shape: Grid, masks: Array, probes: Probes, channels_first: bool, xp: Xp) -> Array:
+    """The masks of probes as they multiply images ``(M, *shape)``: at their size, one value for all channels.
+
+    Args:
+        shape: that of one image, with its channels.
+        masks: those of `probes`, as an array of the framework at work.
+    """
+    size = image_size(shape, channels_first)
+    channels = len(shape) - len(size)
+    sized = maps.masks(masks, probes.grid, size, xp, scaled=probes.scaled)
+    return xp.reshape(sized, (-1, *(1,) * channels, *size) if channels_first else (-1, *size, *(1,) * channels))
 
 
 def raw_maps(

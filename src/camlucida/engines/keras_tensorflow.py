@@ -16,8 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from camlucida import maps
-from camlucida.engines.base import Anatomy, Probes, Request, raw_maps
+from camlucida.engines.base import Anatomy, Probes, Request, masks_over, raw_maps
 from camlucida.engines.keras_anatomy import find_head, study
 from camlucida.engines.keras_end import End, head_weights, two_classes
 from camlucida.engines.keras_forward import forward
@@ -80,7 +79,7 @@ class KerasTensorFlow:
         known = self._study(inputs, probes.output)
         keys = tuple(target.key for target in probes.targets)
         data = [probes.rows, probes.masks, *probes.chosen]
-        key = ("probe", keys, probes.grid, probes.output)
+        key = ("probe", keys, probes.grid, probes.scaled, probes.output)
         answer = self._run(key, inputs, data, lambda x, parts: self._probe(x, parts, probes, known))
         return {kind: scores.numpy() for kind, scores in answer.items()}
 
@@ -133,8 +132,8 @@ class KerasTensorFlow:
     def _probe(self, inputs: Any, parts: list[Array], probes: Probes, known: OutputAnatomy[End]) -> dict[Score, Array]:
         rows, masks, *chosen = parts
         image = max(leaves(inputs), key=lambda x: len(x.shape))
-        size = tuple(int(n) for n in image.shape[1:-1])
-        masks = maps.masks(masks, probes.grid, size, keras.ops)[..., None]
+        shape = tuple(int(n) for n in image.shape[1:])
+        masks = masks_over(shape, masks, probes, known.anatomy.channels_first, keras.ops)
 
         def masked(x: Array) -> Array:
             repeated = tf.gather(x, rows)
