@@ -1,25 +1,52 @@
 """What stays of a dry run of a Keras model: addresses, the choice of layer, the end, the heads. No tensors."""
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
+import keras
+
 from camlucida.engines.base import Anatomy
-from camlucida.engines.keras_dry_run import DryRun, dry_run, grid_of, pick_output
+from camlucida.engines.keras_dry_run import DryRun, dry_run, pick_output
 from camlucida.engines.keras_end import End, check_head, find_end, linear_head
 from camlucida.engines.studied import OutputAnatomy
-from camlucida.types import LayerInfo
+from camlucida.types import Array, LayerInfo
 
 
-def study(model: Any, inputs: Any, output: str | None) -> OutputAnatomy[End]:
+@dataclass(frozen=True, slots=True, eq=False)
+class KerasAnatomy(OutputAnatomy[End]):
+    """One output of a Keras model, and per layer the shape of what it yields for one image."""
+
+    shapes: dict[str, tuple[int, ...]]
+
+    def flat(self, path: str, x: Array) -> Array:
+        """What a layer yields, as float32 ``(B, U, K)``; the sizes are a dry run's, since a trace may not know them."""
+        x = keras.ops.cast(x, "float32")
+        if self.anatomy.channels_first:
+            x = keras.ops.moveaxis(x, 1, -1)
+        return keras.ops.reshape(
+            x, (-1, math.prod(self.grids[path]), _channels(self.shapes[path], self.anatomy.channels_first))
+        )
+
+
+def study(model: Any, inputs: Any, output: str | None) -> KerasAnatomy:
     """Run the model once on the first of the inputs, and keep what was seen without its tensors."""
     run = dry_run(model, inputs)
     name = _name(run, output)
     end = find_end(run, name)
     chosen, reason = run.chosen[name]
     calls = {call.path: call for call in run.flow.calls}
-    shapes = {path: run.tensors[call.outputs[0]].shape for path, call in calls.items()}
-    grids = {path: grid_of(run.tensors[call.outputs[0]]) for path, call in calls.items()}
+    shapes = {path: tuple(map(int, run.tensors[call.outputs[0]].shape))[1:] for path, call in calls.items()}
+    grids = {path: run.flow.grid(call.outputs[0]) for path, call in calls.items()}
     layers = tuple(
-        LayerInfo(path, call.kind, grids[path], int(shapes[path][-1]), call is chosen, reason if call is chosen else "")
+        LayerInfo(
+            path,
+            call.kind,
+            grids[path],
+            _channels(shapes[path], run.channels_first),
+            call is chosen,
+            reason if call is chosen else "",
+        )
         for path, call in calls.items()
     )
     shape = run.tensors[run.outputs[name]].shape
@@ -27,8 +54,8 @@ def study(model: Any, inputs: Any, output: str | None) -> OutputAnatomy[End]:
     classes = (2 if one_unit else int(shape[-1])) if len(shape) == 2 else None
     told = (end.note,) if end.note else ()
     notes = {"notes": told} if end.activation == "none" else {"logit_notes": told}
-    anatomy = Anatomy(layers, tuple(filter(None, run.outputs)), classes, **notes)
-    return OutputAnatomy(anatomy, calls, grids, end, chosen.path if chosen else None)
+    anatomy = Anatomy(layers, tuple(filter(None, run.outputs)), classes, **notes, channels_first=run.channels_first)
+    return KerasAnatomy(anatomy, calls, grids, end, chosen.path if chosen else None, shapes)
 
 
 def find_head(model: Any, inputs: Any, output: str | None, path: str) -> list[Any]:
@@ -49,3 +76,7 @@ def find_head(model: Any, inputs: Any, output: str | None, path: str) -> list[An
 def _name(run: DryRun, output: str | None) -> str:
     tensor = pick_output(run.outputs, output)
     return next(name for name, other in run.outputs.items() if other == tensor)
+
+
+def _channels(shape: tuple[int, ...], channels_first: bool) -> int:
+    return shape[0 if channels_first else -1]

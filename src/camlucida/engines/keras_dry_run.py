@@ -24,6 +24,14 @@ class DryRun:
     arguments: dict[Call, tuple[tuple[Any, ...], dict[str, Any]]]
     outputs: dict[str, Hashable]
     chosen: dict[str, tuple[Call | None, str]]
+    channels_first: bool
+
+    def activations(self, call: Call) -> NDArray[Any]:
+        """What a call yielded, as float32 ``(1, U, K)`` on the host."""
+        A = self.value(call.outputs[0]).astype("float32")
+        if self.channels_first:
+            A = np.moveaxis(A, 1, -1)
+        return A.reshape(1, -1, A.shape[-1])
 
     def value(self, tensor: Hashable) -> NDArray[Any]:
         """The values of a tensor on the host."""
@@ -32,7 +40,7 @@ class DryRun:
 
 def dry_run(model: Any, inputs: Any) -> DryRun:
     """Run the model once on the first of the inputs and record every call of every layer."""
-    recorder = _Recorder()
+    recorder = _Recorder(channels_first(model))
     first = mapped(lambda x: keras.ops.convert_to_tensor(x[:1]), inputs)
     recorder.inputs = [recorder.identify(tensor) for tensor in leaves(first)]
     if not getattr(model, "built", True):
@@ -43,7 +51,14 @@ def dry_run(model: Any, inputs: Any) -> DryRun:
     recorder.link()
     flow = Flow(recorder.calls, recorder.grid, recorder.inputs)
     chosen = {name: choose(flow, tensor) for name, tensor in outputs.items()}
-    return DryRun(flow, recorder.tensors, recorder.arguments, outputs, chosen)
+    return DryRun(flow, recorder.tensors, recorder.arguments, outputs, chosen, recorder.channels_first)
+
+
+def channels_first(model: Any) -> bool:
+    """Whether channels come before locations: as the layers say that name an order, else as Keras is set."""
+    named = {order for part in operations(model) if (order := getattr(part, "data_format", None))}
+    order = named.pop() if len(named) == 1 else keras.config.image_data_format()
+    return bool(order == "channels_first")
 
 
 def called(model: Any, inputs: Any) -> Any:
@@ -86,7 +101,8 @@ def pick_output(outputs: dict[str, Any], name: str | None) -> Any:
 
 
 class _Recorder:
-    def __init__(self) -> None:
+    def __init__(self, channels_first: bool) -> None:
+        self.channels_first = channels_first
         self.calls: list[Call] = []
         self.tensors: dict[Hashable, Any] = {}
         self.arguments: dict[Call, tuple[tuple[Any, ...], dict[str, Any]]] = {}
@@ -149,13 +165,8 @@ class _Recorder:
         return next((other for other in same_shape if _is_copy(self.tensors[other], value)), tensor)
 
     def grid(self, tensor: Hashable) -> Grid:
-        return grid_of(self.tensors[tensor])
-
-
-def grid_of(tensor: Any) -> Grid:
-    """How the locations of a tensor ``(B, ..., K)`` lie."""
-    shape = tuple(int(n) for n in tensor.shape)
-    return shape[1:-1] if keras.config.image_data_format() == "channels_last" else shape[2:]
+        shape = tuple(int(n) for n in self.tensors[tensor].shape)
+        return shape[2:] if self.channels_first else shape[1:-1]
 
 
 def _concrete(tree: Any) -> list[Any]:
@@ -163,7 +174,12 @@ def _concrete(tree: Any) -> list[Any]:
 
 
 def _symbolic(tensor: Any) -> bool:
-    return isinstance(tensor, keras.KerasTensor) or not hasattr(tensor, "__array__")
+    """Whether it has no values, as within a loop that TensorFlow or JAX compiles."""
+    if keras.config.backend() == "jax":
+        import jax
+
+        return isinstance(tensor, jax.core.Tracer)
+    return not hasattr(tensor, "__array__")
 
 
 def _passive(layer: Any) -> bool:

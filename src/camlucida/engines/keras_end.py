@@ -183,9 +183,9 @@ def check_head(run: DryRun, layer: Call, chain: list[Any], logits: Array) -> Non
     Raises:
         ConditionError: it does not, so that something that is no layer must lie between.
     """
-    A = run.value(layer.outputs[0]).astype("float32")
+    A = run.activations(layer)
     head = head_weights(chain, A.shape[-1])
-    if not ends.is_head(A.reshape(A.shape[0], -1, A.shape[-1]), _host(head.weights), _host(head.bias), logits):
+    if not ends.is_head(A, _host(head.weights), _host(head.bias), logits):
         _refuse(layer, "something that is no layer lies between it and the output")
 
 

@@ -1,0 +1,63 @@
+"""The engine for Keras 3 on torch.
+
+Nothing is compiled: a step is run as it is. What lies before the explained layers runs without gradients; the output of
+the first of them is cut off there, and what follows is recorded, so that the backward pass ends there. No `.grad` is
+written, and the caller's grad mode is the same before and after, also where it is `torch.inference_mode`.
+"""
+
+import contextlib
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import keras
+import torch
+
+from camlucida.engines.keras_engine import KerasEngine, Passed, Run, Shapes
+from camlucida.engines.keras_steps import Body, tensor
+from camlucida.trees import mapped
+from camlucida.types import Array, Score
+
+
+class KerasTorch(KerasEngine):
+    """A Keras model on torch."""
+
+    backend = "torch"
+
+    def _run(self, key: Hashable, inputs: Any, data: list[Array], body: Body) -> Any:
+        return body(mapped(tensor, inputs), [keras.ops.convert_to_tensor(x) for x in data])
+
+    def _differentiated(
+        self, run: Run, kind: Score, shapes: Shapes
+    ) -> tuple[Passed, dict[str, Array], list[dict[str, Array | None]]]:
+        kept: dict[str, Array] = {}
+
+        def tap(path: str, output: Array) -> Array:
+            if not output.requires_grad:  # else an explained layer before it leads to it
+                output = output.detach().requires_grad_()
+            torch.set_grad_enabled(True)
+            kept[path] = output
+            return output.clone()  # what follows may write in place
+
+        with torch.no_grad():
+            passed = run(tap)
+        last = len(passed.scores) - 1
+        gradients = [_gradients(score[kind], kept, keep=t < last) for t, score in enumerate(passed.scores)]
+        return passed, {path: output.detach() for path, output in kept.items()}, gradients
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        """Outside of inference mode, whose tensors no gradient can be taken of; and on the device of the variables."""
+        devices = [variable.value.device for variable in self._model.variables]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
+            if devices:
+                stack.enter_context(keras.device(str(devices[0])))
+            yield
+
+
+def _gradients(score: Array, kept: dict[str, Array], *, keep: bool) -> dict[str, Array | None]:
+    if not score.requires_grad:
+        return dict.fromkeys(kept)
+    found = torch.autograd.grad(score.sum(), list(kept.values()), retain_graph=keep, allow_unused=True)
+    return dict(zip(kept, found, strict=True))
