@@ -5,8 +5,7 @@ The network: a 1x1 convolution with ReLU (layer "features"), global average pool
 
 import numpy as np
 
-from camlucida import maps
-from camlucida.engines.base import Anatomy, raw_maps
+from camlucida.engines.base import Anatomy, masks_over, raw_maps
 from camlucida.types import Evidence, LayerInfo, Need
 
 
@@ -71,8 +70,8 @@ class FakeEngine:
     def probe(self, inputs, probes):
         self.probed.append(len(probes.masks))
         self.given.append(len(inputs))
-        masks = maps.masks(probes.masks, probes.grid, inputs.shape[1:3], np)
-        logits = self.logits(inputs[probes.rows] * masks[..., None])
+        masks = masks_over(inputs.shape[1:], probes.masks, probes, False, np)
+        logits = self.logits(inputs[probes.rows] * masks)
         p = softmax(logits)
         pairs = [(t, c[probes.rows]) for t, c in zip(probes.targets, probes.chosen, strict=True)]
         return {

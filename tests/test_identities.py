@@ -1,7 +1,7 @@
 """Truths that hold in closed form, on networks where they can be computed by hand.
 
 Numbers are those of the list that the project keeps of such identities: 1 to 11 need global average pooling and a
-linear head, 12 to 18 hold for any network, 24 for activations of rank one, 25 for masks.
+linear head, 12 to 18 hold for any network, 24 for activations of rank one, 25 to 27 for masks.
 """
 
 import keras
@@ -12,6 +12,7 @@ import camlucida as cl
 import tiny
 from camlucida import maps
 from camlucida.methods import configure
+from camlucida.methods import scores as masking
 from oracles import gradients
 
 ALL = ["cam", "grad-cam", "grad-cam++", "grad-cam++?variant=official", "score-cam", "score-cam?variant=paper"]
@@ -287,3 +288,56 @@ def test_25_the_softmax_over_channels_cancels_the_baseline():
             generator.send(scores - baseline)
         results.append(stop.value.value)
     close(results[1], results[0])
+
+
+# Masks over the input of a linear model
+
+
+@pytest.mark.parametrize("p", [0.5, 0.25])
+def test_26_rise_with_every_mask_that_there_is(p, monkeypatch):
+    """L_i = b + (1 - p) v_i x_i + p Σ v x, where the masks are all 2^U of them, as often as they are likely."""
+    rng = np.random.default_rng(0)
+    x, v, b = rng.normal(size=(2, 2, 3, 1)), rng.normal(size=6), 0.7
+    every = np.array(np.meshgrid(*[[0.0, 1.0]] * 6)).reshape(6, -1).T
+    times = (1 / p - 1) ** (6 - every.sum(axis=1))
+    likely = np.repeat(every, times.astype(int), axis=0).astype("float32")
+    assert likely.mean() == pytest.approx(p)
+    monkeypatch.setattr(masking, "_drawn", lambda *_: iter([likely[:40], likely[40:]]))
+    generator = configure(f"rise?masks={len(likely)}&p={p}")(x, xp=np)
+    flat = x.reshape(2, 6)
+    first = next(generator).maps[0]
+    second = generator.send(b + (flat[:, None] * first) @ v).maps[0]
+    with pytest.raises(StopIteration) as stop:
+        generator.send(b + (flat[:, None] * second) @ v)
+    close(stop.value.value, b + (1 - p) * v * flat + p * (flat @ v)[:, None])
+
+
+def linear(size, seed=0):
+    """A Keras model that is linear in its input, and its weights ``(*size, classes)``."""
+    image = keras.Input((*size, 1))
+    net = keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(image)))
+    net.set_weights([np.random.default_rng(seed).normal(size=v.shape) for v in net.weights])
+    return net, net.get_weights()[0].reshape(*size, 3)
+
+
+@pytest.mark.parametrize(("patch", "stride"), [(1, 1), (2, 1), (3, 2)])
+def test_27_occlusion_is_what_the_window_weighs(patch, stride):
+    """v·x within each window, averaged over the windows that cover a place."""
+    size = (6, 7)
+    net, v = linear(size)
+    x = np.random.default_rng(1).normal(size=(2, *size, 1)).astype("float32")
+    weighed = v[..., CLASS] * x[..., 0]
+    total, count = np.zeros(x.shape[:3]), np.zeros(size)
+    for top in sorted({*range(0, 6 - patch, stride), 6 - patch}):
+        for left in sorted({*range(0, 7 - patch, stride), 7 - patch}):
+            window = np.s_[top : top + patch, left : left + patch]
+            total[:, *window] += weighed[:, *window].sum(axis=(1, 2))[:, None, None]
+            count[window] += 1
+    result = raw(net, x, f"occlusion?patch={patch}&stride={stride}", score="logit")
+    close(result, (total / count).reshape(2, -1))
+
+
+def test_18_and_in_a_batch_as_alone_where_the_input_is_masked(net, x):
+    for method in ("rise?masks=24", "occlusion"):
+        together = raw(net, x, method, batch_size=7)
+        close(together, np.concatenate([raw(net, x[i : i + 1], method) for i in range(len(x))]))

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from oracles import gradients, probes, upsampling, weights
+from oracles import gradients, probes, scores, upsampling, weights
 
 Array = NDArray[np.float64]
 
@@ -399,6 +399,45 @@ def test_heat_keeps_a_positive_floor() -> None:
 @pytest.mark.parametrize("raw", [np.zeros((2, 3)), -np.ones((2, 3))])
 def test_heat_of_a_map_without_a_positive_place_is_zero(raw: Array) -> None:
     np.testing.assert_array_equal(upsampling.heat(raw, 4, 5), np.zeros((4, 5)))
+
+
+# RISE and occlusion --------------------------------------------------------------------------------------------------
+
+
+def test_rise_with_every_mask_on_a_linear_model() -> None:
+    # Cells of one pixel each, enlarged from s to s + 1 pixels and cut at 0: no longer the cells themselves, so that the
+    # masks are computed here as they are there, and the identity is that of any masks: (1/Np) sum_n (b + v.xM) M.
+    rng = np.random.default_rng(30)
+    cells = np.array(np.meshgrid(*[[0.0, 1.0]] * 4)).reshape(4, -1).T.reshape(-1, 2, 2)
+    shifts = np.zeros((16, 2), dtype=np.int64)
+    x, v, b, p = rng.normal(size=(2, 2, 1)), rng.normal(size=(2, 2)), 0.3, 0.5
+    masks = [upsampling.bilinear(m, 3, 3)[:2, :2] for m in cells]
+    expected = sum((b + float((v * x[:, :, 0] * m).sum())) * m for m in masks) / (16 * p)
+    np.testing.assert_allclose(
+        scores.rise(lambda y: b + float((v * y[:, :, 0]).sum()), x, cells, shifts, p), expected, rtol=1e-12
+    )
+
+
+def test_rise_of_a_constant_score_is_the_average_mask() -> None:
+    cells = np.random.default_rng(31).integers(0, 2, size=(50, 3, 3)).astype(float)
+    shifts = np.random.default_rng(32).integers(0, 2, size=(50, 2))
+    raw = scores.rise(lambda y: 2.0, np.ones((5, 6, 1)), cells, shifts, 0.5)
+    masks = [upsampling.bilinear(m, 8, 8)[i : i + 5, j : j + 6] for m, (i, j) in zip(cells, shifts, strict=True)]
+    np.testing.assert_allclose(raw, 2.0 * np.mean(masks, axis=0) / 0.5, rtol=1e-12)
+
+
+def test_occlusion_by_hand() -> None:
+    # The sum of a row of 1, 2, 4, seen through windows of two: 3 and 6 are lost.
+    raw = scores.occlusion(lambda y: float(y.sum()), np.array([[[1.0], [2.0], [4.0]]] * 2), 2, 1)
+    np.testing.assert_allclose(raw, [[6.0, 9.0, 12.0]] * 2, rtol=1e-12)
+
+
+def test_occlusion_covers_the_far_border() -> None:
+    # Windows of two at 0, 2 and, since 4 would stick out, at 3: the fourth place lies in two of them.
+    x = np.zeros((2, 5, 1))
+    x[:, 3] = 1.0
+    raw = scores.occlusion(lambda y: float(y.sum()), x, 2, 2)
+    np.testing.assert_allclose(raw, [[0.0, 0.0, 2.0, 2.0, 2.0]] * 2, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

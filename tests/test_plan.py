@@ -1,16 +1,19 @@
 """What a request costs: passes and probes, counted with a fake engine."""
 
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from camlucida import plan, targets
-from camlucida.errors import ImageError, RequestError
-from camlucida.methods import configure
+from camlucida.errors import ConditionError, ImageError, RequestError
+from camlucida.methods import configure, methods
+from camlucida.methods import scores as masking
 from camlucida.types import Need
-from fake_engine import FakeEngine
-from oracles import gradients, probes, weights
+from fake_engine import FakeEngine, softmax
+from oracles import gradients, probes, scores, weights
 
 FOUR = ("cam", "grad-cam", "grad-cam++", "score-cam")
 K = 5
@@ -199,6 +202,122 @@ def test_two_rounds_of_probes():
     _, maps = plan.run(engine, pictures(), order([Twice(1), Twice(1), Twice(-1), "score-cam"]))
     assert sum(engine.probed) == 3 * (1 + K) + 3 * (2 + 2)
     assert len(maps) == 4 * 3
+
+
+# Methods that mask the input
+
+
+def test_a_method_that_masks_the_input_looks_at_no_layer(engine):
+    x = pictures()
+    evidence, maps = plan.run(engine, x, order(["rise?masks=6", "occlusion"], layers=()))
+    assert (engine.forwards, engine.backwards) == (1, 0)
+    assert {layer for layer, *_ in maps} == {plan.INPUT}
+    assert evidence.grids[plan.INPUT] == GRID
+    assert all(m.shape == (3, 12) and m.dtype == np.float32 for m in maps.values())
+
+
+def test_it_is_done_once_for_any_number_of_layers(engine):
+    _, maps = plan.run(engine, pictures(), order(["rise?masks=6", "grad-cam"], layers=("features", "other")))
+    assert sum(engine.probed) == 3 * 6
+    assert [layer for layer, _, m in maps if m.method.name == "rise"] == [plan.INPUT] * 3
+    assert len(maps) == 3 + 2 * 3
+
+
+def test_its_masks_are_scored_once_for_all_targets(engine):
+    plan.run(engine, pictures(), order(["occlusion?patch=2&stride=2"], layers=()))
+    assert sum(engine.probed) == 3 * (1 + 4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_its_map_is_the_oracle_whatever_the_batch_size(engine, batch_size):
+    x = pictures()
+    _, maps = plan.run(
+        engine, x, order(["occlusion?patch=2&stride=1"], wanted=(2, 0), layers=()), batch_size=batch_size
+    )
+    assert max(engine.probed) <= batch_size
+    for (_, t, _), m in maps.items():
+        for i in range(3):
+            expected = scores.occlusion(lambda y, c=(2, 0)[t]: softmax(engine.logits(y[None]))[0, c], x[i], 2, 1)
+            np.testing.assert_allclose(m[i].reshape(GRID), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_masks(engine, monkeypatch):
+    monkeypatch.setattr(masking, "_VALUES_AT_ONCE", 400)
+    plan.run(engine, pictures(), order(["rise?masks=50&cells=2"], layers=()), batch_size=6)
+    assert max(engine.probed) == 6
+    assert sum(engine.probed) == 3 * 50
+
+
+def test_progress_knows_of_the_portions_to_come(engine, monkeypatch):
+    monkeypatch.setattr(masking, "_VALUES_AT_ONCE", 400)
+    calls = []
+    both = order(["rise?masks=50&cells=2", "score-cam"])
+    plan.run(engine, pictures(), both, batch_size=8, progress=lambda *call: calls.append(call))
+    done = [d for d, _ in calls]
+    assert {total for _, total in calls} == {3 * (50 + K)}
+    assert done == sorted(set(done))
+    assert done[-1] == 3 * (50 + K)
+
+
+class ChannelsFirst(FakeEngine):
+    """The same network over images ``(B, C, h, w)``."""
+
+    def anatomy(self, inputs, output=None):
+        return replace(super().anatomy(np.moveaxis(inputs, 1, -1)), channels_first=True)
+
+    def evidence(self, inputs, request):
+        return super().evidence(np.moveaxis(inputs, 1, -1), request)
+
+    def probe(self, inputs, probes):
+        return super().probe(np.moveaxis(inputs, 1, -1), probes)
+
+
+def test_the_order_of_the_axes_is_nothing(engine):
+    x = pictures()
+    wanted = order(["rise?masks=9", "occlusion?patch=2"], layers=())
+    _, expected = plan.run(engine, x, wanted)
+    evidence, maps = plan.run(ChannelsFirst(channels=K), np.moveaxis(x, -1, 1), wanted)
+    assert evidence.grids[plan.INPUT] == GRID
+    for key, m in maps.items():
+        np.testing.assert_allclose(m, expected[key], rtol=1e-6)
+
+
+# What an engine does not give
+
+
+class ScoresOnly(FakeEngine):
+    backend = "onnx"
+    serves = frozenset({Need.SCORES, Need.WEIGHTS})
+
+
+def test_what_an_engine_does_not_give_is_refused():
+    with pytest.raises(ConditionError) as caught:
+        plan.check(ScoresOnly(), [configure("cam"), configure("grad-cam++"), configure("rise")])
+    assert str(caught.value) == (
+        "grad-cam++ needs the gradient of the score, which a model in ONNX does not give; these work with it: cam, "
+        "rise, occlusion"
+    )
+
+
+@pytest.mark.parametrize("name", methods())
+def test_an_engine_that_gives_all_is_refused_nothing(engine, name):
+    plan.check(engine, [configure(name)])
+
+
+@pytest.mark.parametrize("need", Need)
+def test_the_refusal_names_what_serves(need):
+    one = FakeEngine()
+    one.serves = frozenset({need})
+    served = [name for name, m in methods().items() if m.needs is need]
+    for name, m in methods().items():
+        if m.needs is need:
+            plan.check(one, [configure(name)])
+        else:
+            with pytest.raises(
+                ConditionError,
+                match=re.escape(f"this model on numpy does not give; these work with it: {', '.join(served)}"),
+            ):
+                plan.check(one, [configure(name)])
 
 
 # Batches of inputs

@@ -20,7 +20,7 @@ from camlucida.models import LoadedModel, load_model
 from camlucida.models.labels import find
 from camlucida.notes import chosen_note, empty_note
 from camlucida.trees import count
-from camlucida.types import Evidence, Score
+from camlucida.types import Evidence, Need, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Explainer:
             raise RequestError(f"seed={seed!r} is not a whole number from 0")
         if not isinstance(progress, bool) and not callable(progress):
             raise RequestError(f"progress={progress!r} is neither True, False nor a function of (done, total)")
-        self.methods = _methods(method, variant, options)
+        self.methods = _methods(method, variant, seed, options)
         self.targets = targets.parse_all(target)
         self.layers = list(layer) if isinstance(layer, list | tuple) else [layer]
         if not self.layers:
@@ -81,8 +81,9 @@ class Explainer:
 
     def __call__(self, images: Any) -> Explanations:
         """Explain one image or many; see `explain`."""
+        plan.check(self.engine, self.methods)
         given = from_ready(self.loaded, images) if self.ready else from_pictures(self.loaded, images)
-        each = len(self.methods) * len(self.layers)
+        each = sum(1 if method.needs is Need.SCORES else len(self.layers) for method in self.methods)
         placed: list[tuple[int, int, Explanation]] = []
         with _shown(self.progress) as progress:
             for output, group in self._by_output(given).items():
@@ -113,7 +114,8 @@ class Explainer:
         bound = [self._bound(target, anatomy, labels) for target in group]
         for target in bound:
             target.parameters(count(given.inputs))
-        layers = [self._paths(layer, given, output) for layer in self.layers]
+        looks = any(method.needs is not Need.SCORES for method in self.methods)
+        layers = [self._paths(layer, given, output) for layer in self.layers] if looks else []
         paths = tuple(dict.fromkeys(path for group in layers for path in group))
         order = plan.Order(paths, tuple(bound), self.methods, self.score, output)
         items: list[Explanation] = []
@@ -148,7 +150,7 @@ class Explainer:
         for t, target in enumerate(order.targets):
             info = _info(target, evidence.chosen[t][row], answer)
             for method in order.methods:
-                for wanted, paths in zip(self.layers, layers, strict=True):
+                for wanted, paths in _places(method, self.layers, layers):
                     parts = [raws[path, t, method][row].reshape(evidence.grids[path]) for path in paths]
                     is_fused = isinstance(wanted, Fused)
                     raw = np.asarray(maps.fuse(parts, wanted.how) if is_fused else parts[0], "float32")
@@ -166,7 +168,7 @@ class Explainer:
                     yield Explanation(
                         raw=raw,
                         method=method.label,
-                        layer=f"{wanted.how}({', '.join(paths)})" if is_fused else paths[0],
+                        layer=f"{wanted.how}({', '.join(paths)})" if is_fused else paths[0] or "input",
                         target=info,
                         score=float(evidence.scores[t][kind][row]),
                         probability=None if info.index is None or p is None or p.ndim != 1 else float(p[info.index]),
@@ -256,16 +258,25 @@ def explain(
     return explainer(images)
 
 
-def _methods(method: str | Sequence[str], variant: str | None, options: Mapping[str, Any]) -> tuple[Configured, ...]:
+def _methods(
+    method: str | Sequence[str], variant: str | None, seed: int, options: Mapping[str, Any]
+) -> tuple[Configured, ...]:
     names: list[Any] = list(method) if isinstance(method, list | tuple) else [method]
     if not names:
         raise RequestError("no method was named; camlucida.methods() lists them")
-    chosen = tuple(dict.fromkeys(configure(name, variant, options) for name in names))
+    chosen = tuple(dict.fromkeys(configure(name, variant, {"seed": seed, **options}) for name in names))
     for option in options:
         known = {key for c in chosen for key in c.method.options}
         if option not in known:
             raise UnknownNameError("option", option, known or {"method"})
     return chosen
+
+
+def _places(
+    method: Configured, wanted: Sequence[Any], paths: Sequence[tuple[str, ...]]
+) -> Sequence[tuple[Any, tuple[str, ...]]]:
+    """What a method is laid out at: each of the layers with its paths, or the input alone, which has none."""
+    return [(None, (plan.INPUT,))] if method.needs is Need.SCORES else list(zip(wanted, paths, strict=True))
 
 
 def _info(target: BoundTarget, chosen: NDArray[np.int32], answer: Answer) -> TargetInfo:

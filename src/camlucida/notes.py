@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from camlucida.engines import Anatomy
 from camlucida.methods import Configured
-from camlucida.types import Score
+from camlucida.types import Need, Score
 
 
 def chosen_note(anatomy: Anatomy) -> Iterator[str]:
@@ -44,6 +44,8 @@ def empty_note(
         yield "the map is empty: the probability is saturated, so that its gradient is zero; explain the logit instead"
     elif strength == 0:
         yield "the map is empty: the gradient of the score with respect to the layer is zero"
+    elif method.needs is Need.SCORES:
+        yield "the map is empty: no mask changes the score"
     elif not method.method.signed:
         yield "the map is empty: no gradient is positive, nothing speaks for the target"
     else:

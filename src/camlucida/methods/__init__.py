@@ -1,6 +1,6 @@
 """The formulas, by what they need, and the registry that lists them."""
 
-from camlucida.methods import gradients, probes, weights
+from camlucida.methods import gradients, probes, scores, weights
 from camlucida.methods.probes import Masks
 from camlucida.methods.registry import VARIANTS, Configured, Method, Variant, configure, find, methods
 
@@ -15,5 +15,6 @@ __all__ = [
     "gradients",
     "methods",
     "probes",
+    "scores",
     "weights",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from camlucida.errors import RequestError
 from camlucida.maps import combine
 from camlucida.methods.registry import Variant, method
-from camlucida.types import Array, Need
+from camlucida.types import Array, Grid, Need
 from camlucida.xp import Xp
 
 
@@ -15,11 +15,17 @@ class Masks:
     """Inputs that a method wants scored: each image times each of its masks.
 
     Args:
-        maps: ``(B, N, U)`` at the layer's grid. Each is resized to the input, then scaled to 0..1 (a constant one to
-            0), in this order, and multiplied with the model's input.
+        maps: ``(B, N, U)``, or ``(1, N, U)`` for the same masks over every image. Each is resized to the input, then
+            scaled to 0..1 (a constant one to 0), in this order, and multiplied with the model's input.
+        grid: how the U locations lie; None for the layer's grid.
+        scaled: whether they are to be scaled; False where they are in 0..1 as they come.
+        remaining: how many masks the method will ask for after these, where it asks in portions.
     """
 
     maps: Array
+    grid: Grid | None = None
+    scaled: bool = True
+    remaining: int = 0
 
 
 @method(

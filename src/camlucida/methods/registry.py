@@ -106,18 +106,20 @@ def method(
     needs: Need,
     source: str,
     cost: str,
+    score: Score = "logit",
     variants: Mapping[Variant, Score] | None = None,
     signed: bool = True,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a formula.
 
     Args:
+        score: the score that it explains by its definition.
         variants: where paper and official code differ, the variants with the score that each explains, the default
             first. Where they do not differ, leave it out.
     """
 
     def register(formula: Callable[..., Any]) -> Callable[..., Any]:
-        scores: Mapping[Variant, Score] = variants or {"paper": "logit", "official": "logit"}
+        scores: Mapping[Variant, Score] = variants or {"paper": score, "official": score}
         _METHODS[name] = Method(
             name, title, needs, formula, source, cost, next(iter(scores)), variants is not None, scores, signed
         )
