@@ -1,6 +1,6 @@
 """Model inputs and outputs as users give them: one array, or a dict, list or tuple of arrays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from camlucida.types import Array
@@ -27,3 +27,12 @@ def mapped(function: Callable[[Array], Any], tree: Any) -> Any:
 def count(tree: Any) -> int:
     """The number of images: the length of the first axis of the first array."""
     return int(leaves(tree)[0].shape[0])
+
+
+def signature(tree: Any) -> Hashable:
+    """Shapes and types of the arrays of a tree, the number of images apart."""
+    if isinstance(tree, Mapping):
+        return tuple((key, signature(value)) for key, value in tree.items())
+    if isinstance(tree, list | tuple):
+        return tuple(signature(value) for value in tree)
+    return tree.shape[1:], tree.dtype.name

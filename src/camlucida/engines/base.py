@@ -158,6 +158,14 @@ def raw_maps(
     return [formula(A[layer], second(layer, t, formula), xp=xp) for layer, t, formula in request.maps]
 
 
+def score_both(
+    target: BoundTarget, logits: Array, probabilities: Array | None, chosen: Array, xp: Xp
+) -> dict[Score, Array]:
+    """A target's score of the logits and of the probabilities, ``(B,)`` each; without the latter, the former twice."""
+    logit = target.score(logits, chosen, xp)
+    return {"logit": logit, "probability": logit if probabilities is None else target.score(probabilities, chosen, xp)}
+
+
 def class_weights(head: Array, target: BoundTarget, chosen: Array, xp: Xp) -> Array:
     """The weights ``(B, K)`` that lead from the channel averages to the target's score.
 

@@ -30,6 +30,7 @@ class Call:
         passive: whether it computes no features: pooling, reshaping, dropping, a linear activation.
         inputs, outputs: tensors by the engine's own identity.
         parent: the call of the layer that contains it.
+        item: which of its outputs is meant, where it yields several.
     """
 
     path: str
@@ -40,6 +41,7 @@ class Call:
     passive: bool = False
     inputs: list[Hashable] = field(default_factory=list)
     outputs: list[Hashable] = field(default_factory=list)
+    item: int = 0
 
 
 class Flow:
@@ -147,14 +149,25 @@ def choose(flow: Flow, output: Hashable) -> tuple[Call | None, str]:
     if not found:
         return None, ""
     whole = _whole(flow, list(found))
-    last = whole or max(found, key=flow.order)
+    last = handle(flow, whole or max(found, key=flow.order))
     reason = "the last features before the spatial dimensions collapse"
-    others = ", ".join(sorted(call.path for call in found if call is not last))
+    others = ", ".join(sorted(call.path for call in found if call.outputs != last.outputs))
     if others:
         reason += f", before it branches into {others}" if whole else f", and the last of several: also {others}"
     if flow.guessed:
         reason += ", as far as the model is made of layers"
     return last, reason
+
+
+def handle(flow: Flow, call: Call) -> Call:
+    """The call to name for what a call made: the innermost layer that hands it on and is called once, if there is one.
+
+    A function has no name of its own, and the second call of a shared activation is better known by its block.
+    """
+    made = call.outputs
+    layers = [c for c in flow.calls if c.layer is not None and c.outputs == made and made[0] not in c.inputs]
+    once = (c for c in layers if sum(other.layer is c.layer for other in flow.calls) == 1)
+    return next(once, layers[0] if layers else call)
 
 
 def _whole(flow: Flow, found: list[Call]) -> Call | None:
@@ -183,4 +196,5 @@ def _smallest(flow: Flow) -> Call | None:
         for call in flow.calls
         if call.outputs and flow.spatial(call.outputs[0]) and _features(flow, call.outputs[0]) is call
     ]
-    return min(reversed(calls), key=lambda call: math.prod(flow.grid(call.outputs[0])), default=None)
+    smallest = min(reversed(calls), key=lambda call: math.prod(flow.grid(call.outputs[0])), default=None)
+    return smallest and handle(flow, smallest)

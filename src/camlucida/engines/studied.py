@@ -1,5 +1,6 @@
 """What stays of a dry run, for any framework: addresses and what to say of those that cannot be explained."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -27,16 +28,23 @@ class OutputAnatomy(Generic[E]):
         if isinstance(layer, str):
             path = self._named(layer)
         else:
-            path = next((path for path, call in self.calls.items() if call.layer is layer), "")
+            path = next((path for path, call in self.calls.items() if layer is not None and call.layer is layer), "")
             if not path:
                 name = getattr(layer, "name", None) or type(layer).__name__
                 raise RequestError(
                     f"layer {name!r} is not reached by the model's forward pass; is it of another model?"
                 )
+        if (several := len(self.calls[path].outputs)) > 1:
+            items = [f"{path}[{item}]" for item in range(several)]
+            shown = [
+                f"{item!r} (grid {'x'.join(map(str, self.grids[item])) or 'none'})"
+                for item in items
+                if item in self.grids
+            ]
+            which = f"say which, {' or '.join(shown)}" if shown else "choose one of the layers inside it"
+            raise ConditionError(f"layer {path!r} yields several tensors: {which}")
         if not self.grids[path]:
             raise RequestError(f"layer {path!r} has no grid of locations that a map could show; choose an earlier one")
-        if len(self.calls[path].outputs) > 1:
-            raise ConditionError(f"layer {path!r} yields several tensors; choose one of the layers inside it")
         return path
 
     def _named(self, name: str) -> str:
@@ -49,7 +57,7 @@ class OutputAnatomy(Generic[E]):
             return self.chosen
         if name in self.calls:
             return name
-        ends = [path for path in self.calls if path.rsplit("/", 1)[-1] == name]
+        ends = [path for path in self.calls if re.split(r"[/.]", path)[-1] == name]
         if len(ends) == 1:
             return ends[0]
         raise UnknownNameError("layer", name, self.calls, "`camlucida layers MODEL` lists them all")

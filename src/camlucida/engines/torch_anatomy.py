@@ -1,0 +1,98 @@
+"""What stays of a dry run of a torch module: addresses, layouts, the choice of layer, end and heads. No tensors."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from camlucida.engines import ends
+from camlucida.engines.base import Anatomy
+from camlucida.engines.choice import Call, handle
+from camlucida.engines.studied import OutputAnatomy
+from camlucida.engines.torch_dry_run import dry_run
+from camlucida.engines.torch_end import End, find_end, head_weights, linear_head
+from camlucida.engines.torch_forward import forward
+from camlucida.engines.torch_layout import Layout, flat, picture_axis
+from camlucida.engines.torch_outputs import Which
+from camlucida.engines.torch_record import Record
+from camlucida.trees import leaves
+from camlucida.types import LayerInfo
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TorchAnatomy(OutputAnatomy[End]):
+    """One output of a torch module, with how its tensors lie."""
+
+    layouts: dict[str, Layout]
+
+
+def study(model: Any, inputs: Any, output: Which) -> TorchAnatomy:
+    """Run the model once on one image, and keep what was seen without its tensors."""
+    run, chosen, reason = dry_run(model, inputs, output)
+    end = find_end(run)
+    calls = _addressed(run)
+    layouts = {path: run.layouts[call.outputs[0]] for path, call in calls.items()}
+    auto = next(
+        (
+            path
+            for path, call in calls.items()
+            if chosen and call.outputs == chosen.outputs and call.layer is chosen.layer
+        ),
+        None,
+    )
+    layers = tuple(
+        LayerInfo(
+            path, call.kind, layouts[path].grid, layouts[path].channels, path == auto, reason if path == auto else ""
+        )
+        for path, call in calls.items()
+        if len(call.outputs) == 1
+    )
+    shape = tuple(run.tensors[run.output].shape)
+    one_unit = shape[-1] == 1 and end.activation == "sigmoid"
+    classes = (2 if one_unit else int(shape[-1])) if len(shape) == 2 else None
+    told = (end.note,) if end.note else ()
+    notes = {"notes": told} if end.activation == "none" else {"logit_notes": told}
+    first = picture_axis(max(leaves(inputs), key=lambda x: x.ndim).shape) == 1
+    anatomy = Anatomy(layers, run.names, classes, **notes, channels_first=first)
+    return TorchAnatomy(anatomy, calls, {path: layouts[path].grid for path in calls}, end, auto, layouts)
+
+
+def _addressed(run: Record) -> dict[str, Call]:
+    """The calls that can be explained, by path: of modules, and of functions that are no module's whole work.
+
+    A call that yields several tensors stands there for each of them too, as ``path[0]``, ``path[1]``...
+    """
+    calls = {}
+    for call in run.flow.calls:
+        if call.layer is None and (call.passive or handle(run.flow, call) is not call):
+            continue
+        calls[call.path] = call
+        if len(call.outputs) > 1:
+            for item, tensor in enumerate(call.outputs):
+                path = f"{call.path}[{item}]"
+                calls[path] = replace(call, path=path, outputs=[tensor], item=item)
+    return calls
+
+
+def find_head(model: Any, inputs: Any, output: Which, path: str) -> list[Call]:
+    """The linear calls of the head behind a layer, held against a run of the model on one image.
+
+    Raises:
+        ConditionError: there is something else; the message names it.
+    """
+    run, _, _ = dry_run(model, inputs, output)
+    end = find_end(run)
+    layer = _addressed(run)[path]
+    chain = linear_head(run, layer, end)
+    kept = {}
+
+    def tap(name: str, tensor: Any) -> Any:
+        kept[name] = tensor.clone()
+        return tensor
+
+    logits, _, taken = forward(model, inputs, {path: layer}, tap, replace(end, note=""), output, chain)
+    A = flat(kept[path], run.layouts[layer.outputs[0]])
+    weights, bias = head_weights(taken, A.shape[-1], A.device)
+    if end.activation == "sigmoid" and weights.shape[-1] == 1:
+        logits = logits[:, 1:]
+    if not ends.is_head(*(x.cpu().numpy() for x in (A, weights, bias, logits))):
+        raise ends.no_head(path, "what lies between it and the output is not linear")
+    return chain

@@ -1,0 +1,156 @@
+"""How a torch model ends: where its logits are, and whether what follows a layer is a linear head."""
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+import torch
+
+from camlucida.engines import ends
+from camlucida.engines.choice import Call, handle
+from camlucida.engines.ends import Activation
+from camlucida.engines.torch_record import Record
+from camlucida.types import Array
+
+_OPENED: dict[str, Activation] = {
+    "softmax": "softmax",
+    "special_softmax": "softmax",
+    "log_softmax": "softmax",
+    "special_log_softmax": "softmax",
+    "sigmoid": "sigmoid",
+    "special_expit": "sigmoid",
+}
+_KEEPS_VALUES = (
+    "view", "reshape", "flatten", "squeeze", "unsqueeze", "contiguous", "clone", "to", "float", "double", "dropout",
+    "identity", "alias", "get", "getitem", "permute", "transpose", "movedim", "moveaxis", "swapaxes", "_to_copy",
+    "type_as", "type", "view_as", "reshape_as", "feature_dropout",
+)  # fmt: skip
+_POOLING = ("mean", "avg_pool", "adaptive_avg_pool")
+_LINEAR = ("linear", "conv1d", "conv2d", "conv3d")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class End:
+    """The last activation of an output and the function call that applies it.
+
+    Args:
+        activation: see `ends.Activation`.
+        call: the call of softmax or sigmoid.
+        note: what was assumed, or what is set aside; empty if nothing.
+    """
+
+    activation: Activation
+    call: Call | None
+    note: str
+
+    def read(self, answer: Array, logits: Array | None) -> tuple[Array, Array | None]:
+        """Scores and probabilities ``(B, C)``, float32, from the model's answer and what its last activation took.
+
+        One sigmoid unit becomes two classes: 0 with the score -z, 1 with the score z.
+        """
+        answer = answer.float()
+        if self.activation == "none":
+            classes = answer.ndim == 2 and answer.shape[-1] > 1
+            return answer, torch.softmax(answer, -1) if classes else None
+        if self.activation == "closed":
+            return torch.log(torch.clamp(answer, min=torch.finfo(torch.float32).tiny)), answer
+        assert logits is not None
+        if self.call is not None and "log_softmax" in self.call.kind:
+            answer = answer.exp()
+        logits = logits.float().reshape(answer.shape)
+        if self.activation == "sigmoid" and answer.shape[-1] == 1:
+            return two_classes(logits, -logits), two_classes(answer, 1 - answer)
+        return logits, answer
+
+
+def two_classes(positive: Array, negative: Array) -> Array:
+    """One unit's values as those of class 1, beside those of class 0."""
+    return torch.cat([negative, positive], dim=-1)
+
+
+def find_end(run: Record) -> End:
+    """How the output ends."""
+    tensor = run.output
+    values = run.value(run.output)
+    while (call := run.flow.producer(tensor)) is not None:
+        if call.kind in _OPENED and _comes_last(run, call, values):
+            note = ends.set_aside(call.kind.removeprefix("special_"), handle(run.flow, call).path)
+            return End(_OPENED[call.kind], call, note)
+        sources = run.flow.sources(tensor)
+        if call.kind not in _KEEPS_VALUES or len(sources) != 1:
+            break
+        tensor = sources[0]
+    if ends.is_distribution(values):
+        return End("closed", None, ends.CLOSED)
+    return End("none", None, ends.NO_SOFTMAX if values.size > 1 else "")
+
+
+def _comes_last(run: Record, call: Call, values: Array) -> bool:
+    """Whether the activation goes over the classes, and its result is the model's whole answer."""
+    logits = run.tensors[call.inputs[0]].detach().float().reshape(values.shape)
+    functions = {"softmax": torch.softmax, "log_softmax": torch.log_softmax, "sigmoid": lambda x, _: torch.sigmoid(x)}
+    kind = "sigmoid" if call.kind == "special_expit" else call.kind.removeprefix("special_")
+    return bool(np.allclose(functions[kind](logits, -1).cpu().numpy(), values, rtol=2e-2, atol=2e-2))
+
+
+def linear_head(run: Record, layer: Call, end: End) -> list[Call]:
+    """The calls of linear functions between `layer` and the logits, with nothing but global pooling beside them.
+
+    Raises:
+        ConditionError: something else is there; the message names it.
+    """
+    tensor, logits = layer.outputs[0], end.call.inputs[0] if end.call else run.output
+    layout = run.layouts[tensor]
+    chain: list[Call] = []
+    pooled = False
+    while tensor != logits:
+        users = [
+            call for call in run.flow.calls if tensor in call.inputs and run.flow.producer(call.outputs[0]) is call
+        ]
+        if len(users) != 1:
+            _refuse(layer, f"{len(users)} steps use what it makes" if users else "what follows cannot be seen")
+        call = users[0]
+        size = run.tensors[call.outputs[0]].numel()
+        if not pooled and call.kind.startswith(_POOLING) and size * math.prod(layout.grid) == _size(run, tensor):
+            pooled = True
+        elif call.kind in _LINEAR and _is_one_by_one(run, call):
+            chain.append(call)
+        elif not (call.kind in _KEEPS_VALUES and size == _size(run, tensor)):
+            _refuse(layer, f"{handle(run.flow, call).path!r} ({call.kind}) follows")
+        tensor = call.outputs[0]
+    if not pooled:
+        _refuse(layer, "there is no global average pooling behind it")
+    return chain
+
+
+def head_weights(taken: list[tuple[Array, Array | None]], channels: int, device: torch.device) -> tuple[Array, Array]:
+    """The product of linear layers: ``(K, C)`` and ``(C,)``, float32, from their weights and biases."""
+    weights = torch.eye(channels, device=device)
+    bias = torch.zeros(channels, device=device)
+    for weight, own in taken:
+        kernel = weight.detach().float().reshape(weight.shape[0], -1).T
+        weights, bias = weights @ kernel, bias @ kernel
+        if own is not None:
+            bias = bias + own.detach().float()
+    return weights, bias
+
+
+def _size(run: Record, tensor: Hashable) -> int:
+    return int(run.tensors[tensor].numel())
+
+
+def _is_one_by_one(run: Record, call: Call) -> bool:
+    """Whether it maps channels to channels, place by place: a linear layer, or a convolution that looks no further."""
+    args, kwargs = run.arguments[call]
+    weight = kwargs["weight"] if "weight" in kwargs else args[1]
+    if call.kind == "linear":
+        return True
+    taken, made = (run.layouts[tensor] for tensor in (call.inputs[0], call.outputs[0]))
+    ungrouped = weight.shape[1] == taken.channels
+    return math.prod(weight.shape[2:]) == 1 and ungrouped and taken.grid == made.grid  # no stride, no border
+
+
+def _refuse(layer: Call, obstacle: str) -> NoReturn:
+    raise ends.no_head(layer.path, obstacle)

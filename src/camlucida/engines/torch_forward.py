@@ -1,0 +1,113 @@
+"""One run of a torch module with taps at layers, its end opened and the weights of its head taken along."""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from camlucida.engines.choice import Call
+from camlucida.engines.torch_calls import After, Functions, hooked
+from camlucida.engines.torch_end import End
+from camlucida.engines.torch_outputs import Which, called, pick_output, tensors_of
+from camlucida.errors import ConditionError
+from camlucida.types import Array
+
+Tap = Callable[[str, Array], Array]
+"""Called with a layer's path and its output; what it returns goes on through the network."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    logits: Array | None = None
+    linear: dict[tuple[str, int], tuple[Array, Array | None]] = field(default_factory=dict)
+    reached: set[str] = field(default_factory=set)
+
+
+def forward(
+    model: Any,
+    inputs: Any,
+    taps: Mapping[str, Call],
+    tap: Tap,
+    end: End,
+    output: Which,
+    head: Sequence[Call] = (),
+    recorded: Callable[[], bool] | None = None,
+) -> tuple[Array, Array | None, list[tuple[Array, Array | None]]]:
+    """Scores and probabilities ``(B, C)`` of one run, and weight and bias of the linear calls in `head`.
+
+    Args:
+        recorded: asked before each function whether it is to be recorded for gradients, whatever the model's own
+            code says of it; None leaves that to the model.
+    """
+    seen = _Seen()
+    watched = {(call.kind, call.occurrence) for call in head}
+    opened = (end.call.kind, end.call.occurrence) if end.call else None
+    at_functions = {(call.kind, call.occurrence): path for path, call in taps.items() if call.layer is None}
+
+    def function(name: str, number: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if (name, number) == opened:
+            seen.logits = args[0] if args else kwargs["input"]
+        if (name, number) in watched:
+            seen.linear[name, number] = _weights(args, kwargs)
+        if recorded is None:
+            result = func(*args, **kwargs)
+        else:
+            with torch.inference_mode(mode=False), torch.set_grad_enabled(recorded()):
+                result = func(*args, **kwargs)
+        path = at_functions.get((name, number))
+        return result if path is None else _tapped(result, taps[path].item, path, tap, seen)
+
+    layers = [call.layer for call in taps.values() if call.layer is not None]
+    after = {layer: _counting(layer, taps, tap, seen) for layer in layers}
+    needed = opened or watched or at_functions or recorded
+    with hooked({}, after), torch.set_grad_enabled(torch.is_grad_enabled()):
+        with Functions(function) if needed else contextlib.nullcontext():
+            answer = pick_output(called(model, inputs), output)
+        missed = set(taps) - seen.reached
+        if missed:
+            raise ConditionError(f"layer {sorted(missed)[0]!r} is not reached by the forward pass of these inputs")
+        logits, probabilities = end.read(answer, seen.logits)
+    return logits, probabilities, [seen.linear[call.kind, call.occurrence] for call in head]
+
+
+def _counting(layer: Any, taps: Mapping[str, Call], tap: Tap, seen: _Seen) -> After:
+    at = {path: call for path, call in taps.items() if call.layer is layer}
+    calls = 0
+
+    def after(_: Any, result: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        for path, call in at.items():
+            if call.occurrence == calls:
+                result = _tapped(result, call.item, path, tap, seen)
+        return result
+
+    return after
+
+
+def _tapped(result: Any, item: int, path: str, tap: Tap, seen: _Seen) -> Any:
+    """The result of a call with one of its tensors replaced by what the tap hands on."""
+    seen.reached.add(path)
+    tensor = tensors_of(result)[item]
+    return _replaced(result, tensor, tap(path, tensor))
+
+
+def _replaced(tree: Any, old: Array, new: Array) -> Any:
+    if tree is old:
+        return new
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            tree[key] = _replaced(value, old, new)
+        return tree
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(_replaced(value, old, new) for value in tree))
+    if isinstance(tree, list | tuple):
+        return type(tree)(_replaced(value, old, new) for value in tree)
+    return tree
+
+
+def _weights(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Array, Array | None]:
+    given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+    return given["weight"], given.get("bias")

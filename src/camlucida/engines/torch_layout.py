@@ -1,0 +1,122 @@
+"""Where the channels and the locations of a torch tensor lie. No tensor says so: it is told from what made it.
+
+Channels come first after convolutions and last after linear layers; what follows keeps or moves them. Three axes in a
+network that takes pictures are tokens: they become the grid whose shape is nearest to the picture's.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from camlucida.types import Grid
+
+_FIRST = (
+    "conv", "batch_norm", "native_batch_norm", "instance_norm", "group_norm", "local_response_norm", "max_pool",
+    "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool", "interpolate", "upsample", "pixel_shuffle",
+    "pixel_unshuffle", "channel_shuffle",
+)  # fmt: skip
+_LAST = (
+    "linear",
+    "layer_norm",
+    "native_layer_norm",
+    "rms_norm",
+    "embedding",
+    "matmul",
+    "addmm",
+    "multi_head_attention",
+)
+_MOVES = ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "get")
+_MISFIT = 1.5
+"""How far the sides of a grid of tokens may be from the picture's, as a ratio of ratios."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the channels and locations of a tensor ``(B, ...)`` lie.
+
+    Args:
+        axis: the axis of the channels.
+        grid: the locations; empty where there are none.
+        channels: the number of channels.
+        set_aside: places along the tokens' axis that are no locations.
+    """
+
+    axis: int
+    grid: Grid
+    channels: int
+    set_aside: tuple[int, ...] = ()
+
+
+def flat(x: Any, layout: Layout) -> Any:
+    """What a layer yields, as float32 ``(B, U, K)``."""
+    return patches_only(x.float(), layout).reshape(len(x), -1, layout.channels)
+
+
+def patches_only(x: Any, layout: Layout) -> Any:
+    """``(B, ..., K)`` with the channels last, and without the tokens that are no locations."""
+    x = x.movedim(layout.axis, -1)
+    if not layout.set_aside:
+        return x
+    keep = [i for i in range(x.shape[1]) if i not in layout.set_aside]
+    return x[:, keep[0] : keep[-1] + 1] if keep == list(range(keep[0], keep[-1] + 1)) else x[:, keep]
+
+
+def channel_axis(
+    name: str, move: Callable[[Any], Any], source: Sequence[int], source_axis: int, shape: Sequence[int]
+) -> int:
+    """The axis of the channels in what a function made.
+
+    Args:
+        name: the function.
+        move: makes the same call of another tensor.
+        source: the shape of what the function took.
+        source_axis: the axis of the channels in it.
+        shape: the shape of what it made.
+    """
+    last = len(shape) - 1
+    if last < 2 or name.startswith(_FIRST):
+        return min(1, last)
+    if name.startswith(_LAST):
+        return last
+    if name in _MOVES and len(source) == len(shape):
+        sizes = tuple(range(2, 2 + len(source)))
+        return tuple(move(torch.empty(sizes, device="meta")).shape).index(sizes[source_axis])
+    if len(source) == len(shape):
+        return source_axis
+    alike = [axis for axis in range(1, len(shape)) if shape[axis] == source[source_axis]]
+    return 1 if alike and source_axis == 1 and 1 in alike else alike[-1] if alike else last
+
+
+def picture_axis(shape: Sequence[int]) -> int:
+    """The axis of the channels in a model's input: the first after the batch, unless only the last looks like one."""
+    return len(shape) - 1 if len(shape) > 3 and shape[-1] in (1, 3, 4) and shape[1] not in (1, 3, 4) else 1
+
+
+def token_grid(count: int, size: Grid) -> Grid:
+    """How tokens lie that are cut out of a picture: the factors whose ratio is nearest to the picture's, if one is."""
+    pairs = [(count // w, w) for w in range(1, count + 1) if count % w == 0]
+
+    def misfit(pair: tuple[int, int]) -> float:
+        return abs(math.log(pair[0] / pair[1] * size[1] / size[0]))
+
+    best = min(pairs, key=misfit)
+    return best if misfit(best) <= math.log(_MISFIT) else ()
+
+
+def patches(count: int, size: Grid, others: Mapping[int, tuple[int, ...]]) -> tuple[Grid, tuple[int, ...]]:
+    """The grid of `count` tokens, and which of them are no patches (class and register tokens).
+
+    Args:
+        count: how many tokens there are.
+        size: height and width of the picture.
+        others: by number of tokens, those that do not depend on the picture where tokens of this number first appear.
+            Later on, where tokens were pooled, they are taken to keep their places.
+    """
+    known = [others[count]] if others.get(count) else [(), *dict.fromkeys(others.values())]
+    for set_aside in known:
+        if grid := token_grid(count - len(set_aside), size) if count > len(set_aside) else ():
+            return grid, set_aside
+    return (), ()
