@@ -352,6 +352,21 @@ def test_an_answer_that_is_no_number_names_the_image(engine, value):
         plan.run(engine, x, order())
 
 
+@pytest.mark.parametrize("method", ["score-cam", "occlusion"])
+def test_an_answer_to_a_masked_image_that_is_no_number_names_the_image(engine, method):
+    x = pictures(4)
+    probe = engine.probe
+
+    def fails_on_image_2(inputs, probes):
+        scores = probe(inputs, probes)
+        ours = (inputs[probes.rows] == x[2]).any(axis=(1, 2, 3))
+        return {kind: np.where(ours, np.nan, s) for kind, s in scores.items()}
+
+    engine.probe = fails_on_image_2
+    with pytest.raises(ImageError, match="image 7, where that is masked, is not a number"):
+        plan.run(engine, x, order([method]), batch_size=3, first=5)
+
+
 def test_a_refusal_of_a_method_is_passed_on(engine):
     with pytest.raises(RequestError, match="channels=0"):
         plan.run(engine, pictures(), order(["score-cam?channels=0"]))

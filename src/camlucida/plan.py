@@ -108,7 +108,7 @@ def run(
     _check_numbers(evidence, first)
     maps = dict(evidence.maps)
     if probing or scoring:
-        asking = _Asking(engine, inputs, order, evidence, batch_size, progress)
+        asking = _Asking(engine, inputs, order, evidence, batch_size, progress, first)
         asked = {
             (layer, t, method): method(evidence.activations[layer], xp=np)
             for layer in order.layers
@@ -157,6 +157,7 @@ class _Asking:
     evidence: Evidence
     batch_size: int
     progress: Progress | None
+    first: int
 
     @property
     def count(self) -> int:
@@ -224,7 +225,15 @@ class _Asking:
             self.order.output,
             masks.scaled,
         )
-        return self.engine.probe(mapped(lambda x: x[used], self.inputs), probes)
+        scores = self.engine.probe(mapped(lambda x: x[used], self.inputs), probes)
+        finite = np.isfinite(np.stack(list(scores.values()))).all(axis=(0, 1))
+        if not finite.all():
+            image = self.first + int(rows[np.argmin(finite)])
+            raise ImageError(
+                f"the model's answer to image {image}, where that is masked, is not a number (NaN or infinite); check "
+                "its weights and the range of its input"
+            )
+        return scores
 
 
 def batches(inputs: Any, order: Order, batch_size: int) -> list[tuple[slice, Any, Order]]:

@@ -1,0 +1,111 @@
+"""What the engines share whose models take NumPy arrays and answer with NumPy arrays."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camlucida.engines.base import Probes, Request, masks_over, raw_maps, score_both
+from camlucida.engines.ends import Activation
+from camlucida.trees import leaves, mapped
+from camlucida.types import Array, Evidence, Grid, Score
+
+Answer = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+"""Scores and probabilities, ``(B, C)`` each; the latter None where there are none."""
+
+
+def read(
+    activation: Activation, answer: NDArray[Any], logits: NDArray[Any] | None = None, *, log: bool = False
+) -> Answer:
+    """Scores and probabilities from a model's answer.
+
+    One sigmoid unit becomes two classes: 0 with the score -z, 1 with the score z.
+
+    Args:
+        activation: how the model ends.
+        answer: what it says, ``(B, ...)``.
+        logits: what goes into its last activation, where that can be opened.
+        log: whether that activation yields logarithms of probabilities.
+    """
+    answer = np.asarray(answer, "float32")
+    if activation == "none" or logits is None:
+        if activation == "closed":
+            return np.log(np.maximum(answer, np.finfo("float32").tiny)), answer
+        return answer, softmax(answer) if answer.ndim == 2 and answer.shape[1] > 1 else None
+    logits = np.asarray(logits, "float32").reshape(answer.shape)
+    answer = np.exp(answer) if log else answer
+    if activation == "sigmoid" and answer.shape[-1] == 1:
+        return np.concatenate([-logits, logits], axis=-1), np.concatenate([1 - answer, answer], axis=-1)
+    return logits, answer
+
+
+def softmax(z: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Over the last axis."""
+    powers = np.exp(z - z.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), "float32")
+
+
+def evidence(
+    request: Request,
+    answer: Answer,
+    A: Mapping[str, NDArray[np.float32]],
+    heads: Mapping[str, NDArray[np.float32]],
+    grids: Mapping[str, Grid],
+) -> Evidence:
+    """What one forward pass without gradients yields.
+
+    Args:
+        A: per layer of the request, the activations ``(B, U, K)``.
+        heads: per layer, the weights ``(K, C)`` of the linear head, where they were asked for.
+        grids: per layer, how its U locations lie.
+    """
+    logits, probabilities = answer
+    chosen = [target.choose(logits, target.parameters(len(logits)), np) for target in request.targets]
+    computed = [np.asarray(m, "float32") for m in raw_maps(request, A, {}, heads, chosen, np)]
+    return Evidence(
+        outputs=logits,
+        probabilities=probabilities,
+        chosen=chosen,
+        scores=_scores(request.targets, answer, chosen),
+        maps=dict(zip(request.maps, computed, strict=True)),
+        strength={},
+        activations=A if request.activations else {},
+        grids=grids,
+    )
+
+
+def masked(inputs: Any, probes: Probes, channels_first: bool) -> Any:
+    """The inputs that probes ask for: the image times each mask, whatever else goes in as often."""
+    image = image_of(inputs)
+    masks = masks_over(image.shape[1:], probes.masks, probes, channels_first, np)
+
+    def repeated(x: NDArray[Any]) -> Any:
+        rows = x[probes.rows]
+        if x is not image:
+            return rows
+        return rows * masks.astype(x.dtype if x.dtype.kind == "f" else "float32")
+
+    return mapped(repeated, inputs)
+
+
+def judged(probes: Probes, answer: Answer) -> dict[Score, Array]:
+    """The scores ``(T, M)`` of masked inputs."""
+    scores = _scores(probes.targets, answer, [classes[probes.rows] for classes in probes.chosen])
+    return {kind: np.stack([score[kind] for score in scores]) for kind in ("logit", "probability")}
+
+
+def image_of(inputs: Any) -> NDArray[Any]:
+    """The image among several inputs: the one with the most axes."""
+    image: NDArray[Any] = max(leaves(inputs), key=lambda x: x.ndim)
+    return image
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, on one line that is not too long; its type if it says nothing."""
+    said = " ".join(str(error).split())
+    return (said if len(said) <= 240 else f"{said[:237]}...") or type(error).__name__
+
+
+def _scores(targets: Sequence[Any], answer: Answer, chosen: Sequence[Array]) -> list[dict[Score, Array]]:
+    return [score_both(target, *answer, classes, np) for target, classes in zip(targets, chosen, strict=True)]
