@@ -55,10 +55,17 @@ class DownloadError(ModelError):
 
 
 class MissingPackageError(CamlucidaError):
-    """An optional package is not installed; the message has the ``pip install`` line."""
+    """An optional package is not installed; the message has the ``pip install`` line.
 
-    def __init__(self, package: str, purpose: str, extra: str) -> None:
-        super().__init__(f'{purpose} needs {package}, which is not installed: pip install "camlucida[{extra}]"')
+    Args:
+        package: what is missing.
+        purpose: what needs it.
+        extra: the extra of camlucida that brings it; None where no extra does, so that pip is given `package`.
+    """
+
+    def __init__(self, package: str, purpose: str, extra: str | None = None) -> None:
+        wanted = package if extra is None else f'"camlucida[{extra}]"'
+        super().__init__(f"{purpose} needs {package}, which is not installed: pip install {wanted}")
 
 
 class ImageError(CamlucidaError):

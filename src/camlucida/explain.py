@@ -77,6 +77,8 @@ class Explainer:
         self.batch_size, self.seed, self.progress = batch_size, seed, progress
         self.ready = preprocess is None
         self.loaded: LoadedModel = load_model(model, preprocess="auto" if self.ready else preprocess, labels=labels)
+        if self.loaded.one_by_one:
+            self.batch_size = 1
         self.engine: Engine = engine_for(self.loaded.model)
 
     def __call__(self, images: Any) -> Explanations:

@@ -17,11 +17,19 @@ _UNKNOWN_SIZE = (224, 224)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Given:
-    """What a call is about: the model's inputs, and what is known of them as pictures."""
+    """What a call is about: the model's inputs, and what is known of them as pictures.
+
+    Args:
+        inputs: as the model takes them.
+        pictures: what they were made from; None where they came ready.
+        notes: what was assumed.
+        channels_first: whether the model takes pictures as ``(B, C, H, W)``.
+    """
 
     inputs: Any
     pictures: Sequence[images.Picture] | None
     notes: tuple[str, ...]
+    channels_first: bool
 
     def frame(self, i: int) -> dict[str, Any]:
         """Name, source, original and size of image `i`."""
@@ -34,6 +42,8 @@ class Given:
                 "size": picture.pixels.shape[:2],
             }
         image = max(leaves(self.inputs), key=lambda x: x.ndim)[i]
+        if _channels_first(image, self.channels_first):
+            image = np.moveaxis(image, 0, -1)
         return {"name": f"image{i}", "source": f"image {i}", "original": image, "size": image.shape[:-1]}
 
 
@@ -48,7 +58,7 @@ def from_pictures(loaded: LoadedModel, sources: Any) -> Given:
     notes = list(loaded.notes)
     if loaded.size is None:
         notes.append(f"the model does not say its input size: {_UNKNOWN_SIZE[0]}x{_UNKNOWN_SIZE[1]} was assumed")
-    return Given(_prepared(loaded, pictures), pictures, tuple(notes))
+    return Given(_prepared(loaded, pictures), pictures, tuple(notes), loaded.channels_first)
 
 
 def from_ready(loaded: LoadedModel, inputs: Any) -> Given:
@@ -63,7 +73,7 @@ def from_ready(loaded: LoadedModel, inputs: Any) -> Given:
     notes = [note for note in loaded.notes if not note.startswith("preprocessing")]
     assumed = len(notes) < len(loaded.notes)
     note = range_note(arrays, None if assumed else loaded.preprocessing)
-    return Given(arrays, None, (*notes, note) if note else tuple(notes))
+    return Given(arrays, None, (*notes, note) if note else tuple(notes), loaded.channels_first)
 
 
 def noise(loaded: LoadedModel) -> NDArray[np.float32]:
@@ -73,21 +83,33 @@ def noise(loaded: LoadedModel) -> NDArray[np.float32]:
 
 
 def _prepared(loaded: LoadedModel, pictures: Sequence[images.Picture]) -> NDArray[np.float32]:
-    """The model's input ``(B, h, w, C)``; grey for a model with one channel."""
+    """The model's input ``(B, h, w, C)`` or ``(B, C, h, w)``; grey for a model with one channel."""
     if loaded.preprocessing is None:
         raise RequestError(
             f"{loaded.name} does not take one picture (its input is of another kind): give its inputs ready, with "
             "preprocess=None"
         )
     pixels = images.to_input(pictures, loaded.size or _UNKNOWN_SIZE)
-    shape = getattr(loaded.model, "input_shape", None)
-    if isinstance(shape, tuple) and len(shape) == 4 and shape[-1] == 1:
+    if loaded.grey:
         pixels = pixels @ np.asarray([[0.299], [0.587], [0.114]], "float32")
-    return loaded.preprocessing.apply(pixels)
+    inputs = loaded.preprocessing.apply(pixels)
+    return np.ascontiguousarray(np.moveaxis(inputs, -1, 1)) if loaded.channels_first else inputs
+
+
+def _channels_first(image: NDArray[Any], usual: bool) -> bool:
+    """Whether one image is ``(C, *size)``: as usual for the model, unless only the last axis looks like colours."""
+    only_last = image.ndim > 2 and image.shape[-1] in (1, 3, 4) and image.shape[0] not in (1, 3, 4)
+    return usual and image.ndim > 1 and not only_last
 
 
 def _host(x: Any) -> NDArray[Any]:
+    """An array of any framework as NumPy's, wherever it is; half precision becomes float32, which changes no value."""
+    if hasattr(x, "detach"):  # of torch: it may need gradients, be on a device, or be a bfloat16, which NumPy lacks
+        x = x.detach().cpu()
+        x = x.float() if x.is_floating_point() and x.element_size() < 4 else x
     array = np.asarray(x)
+    if array.dtype.name in ("float16", "bfloat16"):
+        array = array.astype("float32")
     if array.dtype.kind not in "fiub" or array.ndim == 0:
         raise RequestError(f"a ready model input is an array (B, ...) of numbers, not {type(x).__name__}")
     return array

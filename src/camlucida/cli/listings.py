@@ -28,10 +28,11 @@ def layers(
     """List a model's layers with grid and channels, and mark the one that is chosen and why."""
     from camlucida.explain import Explainer
     from camlucida.models.applications import NETWORKS, UNTRAINED
-    from camlucida.models.spec import parse
+    from camlucida.models.spec import LIBRARIES, parse
 
-    if weights is None and parse(model).name in NETWORKS:
-        weights = Path(UNTRAINED)  # the layers are the same, and nothing is downloaded
+    spec = parse(model)
+    if weights is None and (spec.name in NETWORKS or spec.kind in LIBRARIES):
+        weights = Path(UNTRAINED)  # the layers are the same, and no weights are downloaded
     loaded = load(model, weights, preprocess, size, "auto", backend)
     found = Explainer(loaded).anatomy().layers
     chosen = next((number for number, layer in enumerate(found) if layer.chosen), None)
@@ -78,12 +79,13 @@ def methods(
 
 
 def models(debug: DebugOption = False) -> None:
-    """List the models that can be named, with their input size, preprocessing and weights."""
+    """List the models that can be named, and which kinds can be used with what is installed."""
     from camlucida.models import known_models
+    from camlucida.models.known import kinds
 
     rows = [
         [known.name, "x".join(map(str, known.size)), known.preprocessing, known.weights] for known in known_models()
     ]
     say_table(["model", "size", "preprocessing", "weights"], rows)
-    say("\nArguments follow a question mark: mobilenet?alpha=0.75. --weights FILE replaces a download.")
-    say("Files: net.keras, net.h5. Your own: package.module:function, which returns a model.")
+    say("\nArguments follow a question mark: mobilenet?alpha=0.75. --weights FILE replaces a download.\n")
+    say_table(["what --model may be", "can be used"], [[kind.spec, kind.install or "yes"] for kind in kinds()])

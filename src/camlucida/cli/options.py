@@ -1,5 +1,18 @@
-"""Options that several commands share."""
+"""Options that several commands share.
 
+What MODEL and ``--model`` may be:
+
+    cifar10                                 the embedded network, the default
+    xception, mobilenet?alpha=0.75          a network of keras.applications
+    net.keras, net.h5                       a Keras model
+    net.pt2, net.pt                         a torch program (torch.export), TorchScript
+    net.onnx                                an ONNX model
+    timm:NAME, torchvision:NAME             a network of these libraries: timm:resnet50?num_classes=10
+    hf:NAME-OR-FOLDER                       an image classifier of Hugging Face transformers
+    package.module:function                 what a function of your own returns
+"""
+
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +26,24 @@ if TYPE_CHECKING:
 
 ModelOption = Annotated[
     str,
-    typer.Option("--model", metavar="SPEC", help="cifar10, xception, mobilenet?alpha=0.75, net.keras, module:factory."),
+    typer.Option(
+        "--model",
+        metavar="SPEC",
+        help="cifar10, xception, net.keras, net.pt2, net.onnx, timm:NAME, torchvision:NAME, hf:NAME-OR-FOLDER,"
+        " module:function; see `camlucida models`.",
+    ),
 ]
 WeightsOption = Annotated[
-    Path | None, typer.Option("--weights", metavar="FILE", help="Weights for a named network; none for random ones.")
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="Weights for a named network or a function's; none for a network's random ones.",
+    ),
 ]
-BackendOption = Annotated[str | None, typer.Option("--backend", metavar="NAME", help="What Keras runs on: tensorflow.")]
+BackendOption = Annotated[
+    str | None, typer.Option("--backend", metavar="NAME", help="What Keras runs on: tensorflow, jax or torch.")
+]
 PreprocessOption = Annotated[
     str, typer.Option("--preprocess", metavar="NAME", help="auto, none, unit, tf, torch, caffe, or a network's name.")
 ]
@@ -31,12 +56,29 @@ def load(
 ) -> "LoadedModel":
     """The model that the options name."""
     from camlucida.models import load_model
-    from camlucida.models.backend import choose, import_keras
 
-    choose(backend)
-    with hushed():
-        import_keras()
-    return load_model(model, weights=weights, preprocess=preprocess, labels=labels, size=_size(size), backend=backend)
+    sides = _size(size)
+    _import_quietly(model, backend)
+    return load_model(model, weights=weights, preprocess=preprocess, labels=labels, size=sides, backend=backend)
+
+
+def _import_quietly(model: str, backend: str | None) -> None:
+    """Import what the model needs and what talks while it is imported. Keras is not imported for a model of torch."""
+    from camlucida.models import factory
+    from camlucida.models.backend import choose, import_keras
+    from camlucida.models.spec import parse
+
+    spec = parse(model)
+    if spec.framework == "keras":
+        choose(backend)
+        with hushed():
+            import_keras()
+    elif spec.kind == "factory":
+        if backend is not None:
+            choose(backend)
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        with hushed():
+            factory.find(spec.name)
 
 
 def _size(text: str | None) -> int | tuple[int, int] | None:

@@ -14,7 +14,8 @@ Importing it imports no framework.
 
 from camlucida.models.known import KnownModel, known_models
 from camlucida.models.labels import find, imagenet, read_labels
-from camlucida.models.loading import LoadedModel, load_model
+from camlucida.models.loaded import LoadedModel
+from camlucida.models.loading import load_model
 from camlucida.models.preprocessing import PREPROCESSINGS, Preprocessing, by_name, range_note
 
 __all__ = [

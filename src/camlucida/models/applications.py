@@ -87,6 +87,7 @@ _SETTLED = (  # not for specs: these are other options here, or make no classifi
 
 UNTRAINED = "none"
 """In place of a weights file: leave the weights random."""
+UNTRAINED_NOTE = "the network is untrained: its weights are random"
 
 
 def recognise(model_name: str) -> Network | None:

@@ -1,4 +1,7 @@
-"""What a model that somebody hands over tells about itself: never certain, so what is assumed is said."""
+"""What a model that somebody hands over tells about itself: never certain, so what is assumed is said.
+
+What a model is, is told by its classes, so that no framework need be imported for the question.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,25 +15,58 @@ _ARITHMETIC = ("Lambda", "TrueDivide", "Divide", "Multiply", "Subtract", "Add", 
 
 
 def is_keras(model: Any) -> bool:
-    """Whether this is a Keras 3 model; told by its classes, so that Keras need not be imported for the question."""
-    return _descends(model, "keras")
+    """Whether this is a Keras 3 model."""
+    return _descends(model, "Model", "keras")
 
 
 def is_legacy_keras(model: Any) -> bool:
     """Whether this is a model of Keras 2, which TensorFlow keeps as ``tf_keras``."""
-    return _descends(model, "tf_keras")
+    return _descends(model, "Model", "tf_keras")
 
 
-def input_size(model: Any) -> Size | None:
-    """Height and width, where the model has one input of pictures ``(B, H, W, C)`` and settles both."""
+def is_torch(model: Any) -> bool:
+    """Whether this is a torch module, and not a Keras model that runs on torch."""
+    return _descends(model, "Module", "torch") and not is_keras(model)
+
+
+def is_onnx(model: Any) -> bool:
+    """Whether this is the package's own ``OnnxModel``."""
+    return _descends(model, "OnnxModel", "camlucida")
+
+
+def is_onnx_proto(model: Any) -> bool:
+    """Whether this is a model as the package ``onnx`` reads it."""
+    return _descends(model, "ModelProto", "onnx")
+
+
+def input_size(model: Any, channels_first: bool = False) -> Size | None:
+    """Height and width, where a Keras model has one input of pictures ``(B, H, W, C)`` and settles both.
+
+    Args:
+        model: the model.
+        channels_first: whether its pictures are ``(B, C, H, W)``.
+    """
     shape = _shape(model, "input_shape")
-    if shape is None or len(shape) != 4 or None in shape[1:3]:
+    if shape is None or len(shape) != 4:
         return None
-    return shape[1], shape[2]
+    height, width = shape[2:] if channels_first else shape[1:3]
+    return None if height is None or width is None else (height, width)
+
+
+def is_grey(model: Any, channels_first: bool = False) -> bool:
+    """Whether a Keras model takes pictures of one channel."""
+    shape = _shape(model, "input_shape")
+    return shape is not None and len(shape) == 4 and shape[1 if channels_first else 3] == 1
 
 
 def class_count(model: Any) -> int | None:
-    """The last axis of the model's output, where it has one output and knows its shape."""
+    """How many classes the model says that it has, where it has one output; None where it does not say."""
+    if is_onnx(model):
+        return _whole(model.classes)
+    if is_torch(model):
+        from camlucida.models.guess_torch import class_count as count
+
+        return count(model)
     shape = _shape(model, "output_shape")
     return shape[-1] if shape else None
 
@@ -42,7 +78,7 @@ def labels(model: Any) -> tuple[str, ...] | None:
 
 
 def preprocessing(model: Any) -> tuple[Preprocessing | None, str | None]:
-    """What the model wants done to pixels, and a note if that is assumed; no preprocessing if it takes no pictures."""
+    """What a Keras model wants done to pixels, and a note if that is assumed; nothing if it takes no pictures."""
     shape = getattr(model, "input_shape", None)
     if isinstance(shape, list | dict) or (isinstance(shape, tuple) and len(shape) != 4):
         return None, None
@@ -55,9 +91,20 @@ def preprocessing(model: Any) -> tuple[Preprocessing | None, str | None]:
         if (network := recognise(step.name)) and network.preprocessing != "none":
             note = f"preprocessing {network.preprocessing!r} was assumed from the model's name, {step.name}"
             return PREPROCESSINGS[network.preprocessing], note
-    why = f", since the model begins with {', '.join(computed)}" if computed else ""
+    return assumed("none", f", since the model begins with {', '.join(computed)}" if computed else "")
+
+
+_MEANING = {
+    "none": "pixels are given as 0..255",
+    "unit": "pixels are scaled to 0..1",
+    "torch": "pixels are scaled to 0..1, less ImageNet's mean, over its deviation",
+}
+
+
+def assumed(name: str, why: str = "") -> tuple[Preprocessing, str]:
+    """A preprocessing that nobody named, and the note that says so."""
     other = "name another with preprocess= (--preprocess) if the model was trained on another range"
-    return PREPROCESSINGS["none"], f"preprocessing 'none' was assumed{why}: pixels are given as 0..255; {other}"
+    return PREPROCESSINGS[name], f"preprocessing {name!r} was assumed{why}: {_MEANING[name]}; {other}"
 
 
 def _first_steps(model: Any) -> Iterator[Any]:
@@ -88,5 +135,9 @@ def _shape(model: Any, which: str) -> tuple[Any, ...] | None:
     return shape if isinstance(shape, tuple) and all(n is None or isinstance(n, int) for n in shape) else None
 
 
-def _descends(model: Any, package: str) -> bool:
-    return any(c.__name__ == "Model" and c.__module__.split(".")[0] == package for c in type(model).__mro__)
+def _descends(model: Any, name: str, package: str) -> bool:
+    return any(c.__name__ == name and c.__module__.split(".")[0] == package for c in type(model).__mro__)
+
+
+def _whole(count: Any) -> int | None:
+    return count if isinstance(count, int) else None

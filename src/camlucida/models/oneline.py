@@ -1,4 +1,4 @@
-"""What Keras has to say, in one line."""
+"""What a framework has to say, in one line."""
 
 
 def one_line(error: BaseException, limit: int = 240) -> str:

@@ -1,7 +1,7 @@
 """From pixels to what a network was trained on, and whether prepared inputs look like it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,9 @@ _ALL = (
 PREPROCESSINGS = {p.name: p for p in _ALL}
 """Every named preprocessing; the names are those of ``keras.applications``, and ``none`` and ``unit``."""
 
+_AFFINE = {"unit": ([0.0], [1.0]), "tf": ([0.5], [0.5]), "torch": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])}
+"""Mean and deviation of those that are ``(pixels / 255 - mean) / deviation``."""
+
 _RANGES = {
     "none": "pixels from 0 to 255",
     "unit": "pixels scaled to 0..1",
@@ -79,6 +82,27 @@ def custom(function: Callable[[Any], Any]) -> Preprocessing:
         return np.asarray(function(pixels.copy()), dtype=np.float32)
 
     return Preprocessing(getattr(function, "__name__", type(function).__name__), apply, -math.inf, math.inf)
+
+
+def normalised(mean: Sequence[float], deviation: Sequence[float], scale: float = 1 / 255) -> Preprocessing:
+    """``(scale * pixels - mean) / deviation``, by its own name where that is a known one.
+
+    Args:
+        mean: of each channel, or one for all.
+        deviation: likewise.
+        scale: what pixels are multiplied by before.
+    """
+    m, d = (np.array(values, np.float32) for values in (mean, deviation))
+    for name, (known_m, known_d) in _AFFINE.items() if m.size == d.size in (1, 3) else ():
+        if np.isclose(scale, 1 / 255) and np.allclose(m, known_m, atol=1e-4) and np.allclose(d, known_d, atol=1e-4):
+            return PREPROCESSINGS[name]
+    scale32, ends = np.float32(scale), np.stack([-m / d, (255 * scale - m) / d])
+    called = f"mean {_listed(m)}, deviation {_listed(d)}"
+    return Preprocessing(called, lambda x: (x * scale32 - m) / d, float(ends.min()), float(ends.max()))
+
+
+def _listed(values: NDArray[np.float32]) -> str:
+    return "/".join(f"{value:.3g}" for value in np.atleast_1d(values))
 
 
 def range_note(inputs: Any, preprocessing: Preprocessing | None) -> str | None:
