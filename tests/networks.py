@@ -3,6 +3,8 @@
 A `Network` is a model with an input, the layer that a person would explain, and the network again as plain code:
 `trunk` leads from the input to that layer's output, `tail` from there to the scores. The halves share the model's
 layers and know nothing of the package, so that a gradient taken through them is an independent reference.
+
+Everything is written for any backend of Keras, and has the same weights on each.
 """
 
 from collections.abc import Callable
@@ -11,8 +13,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
-from keras import layers
+from keras import layers, ops
+
+import frameworks
 
 SIDE = 8
 CLASSES = 4
@@ -30,6 +33,8 @@ class Network:
     tail: Callable[[Any, Any], Any]
     auto: bool = True
     output: str | None = None
+    first: bool = False
+    """Whether the channels come first."""
 
 
 def images(count=3, *, side=SIDE, channels=3, axes=2, seed=1):
@@ -75,18 +80,18 @@ def logits_of(dense):
     """A Dense or 1x1 convolution layer without its activation."""
 
     def run(x):
-        y = tf.tensordot(x, tf.convert_to_tensor(tf.reshape(dense.kernel, dense.kernel.shape[-2:])), 1)
-        return y if dense.bias is None else y + tf.convert_to_tensor(dense.bias)
+        y = ops.tensordot(x, ops.reshape(dense.kernel, dense.kernel.shape[-2:]), 1)
+        return y if dense.bias is None else y + ops.convert_to_tensor(dense.bias)
 
     return run
 
 
 def pool(x):
-    return tf.reduce_mean(x, axis=tuple(range(1, len(x.shape) - 1)))
+    return ops.mean(x, axis=tuple(range(1, len(x.shape) - 1)))
 
 
 def flat(x):
-    return tf.reshape(x, (x.shape[0], -1))
+    return ops.reshape(x, (x.shape[0], -1))
 
 
 def _ended(end, tail, units=CLASSES, **extra):
@@ -97,7 +102,7 @@ def _ended(end, tail, units=CLASSES, **extra):
     steps, plain = end(units), tail
     model = keras.Model(image, sequence(first, layers.ReLU(name="relu"), second, pooling, *steps)(image))
     settled(model)
-    return Network(model, images(), "conv", (2, 2), sequence(first, tf.nn.relu, second), of(pool, plain(*steps)))
+    return Network(model, images(), "conv", (2, 2), sequence(first, ops.relu, second), of(pool, plain(*steps)))
 
 
 def gap():
@@ -127,14 +132,14 @@ def no_softmax():
 def one_sigmoid():
     return _ended(
         lambda _: [layers.Dense(1, "sigmoid", name="head")],
-        lambda dense: lambda x: tf.concat([-logits_of(dense)(x), logits_of(dense)(x)], -1),
+        lambda dense: lambda x: ops.concatenate([-logits_of(dense)(x), logits_of(dense)(x)], -1),
     )
 
 
 def one_sigmoid_layer():
     return _ended(
         lambda _: [layers.Dense(1, name="head"), layers.Activation("sigmoid")],
-        lambda dense, _: lambda x: tf.concat([-dense(x), dense(x)], -1),
+        lambda dense, _: lambda x: ops.concatenate([-dense(x), dense(x)], -1),
     )
 
 
@@ -166,7 +171,7 @@ def vgg_like():
     pooling = layers.MaxPooling2D(name="pool")
     image = keras.Input((SIDE, SIDE, 3))
     settled(model := keras.Model(image, sequence(first, second, pooling, layers.Flatten(), hidden, head)(image)))
-    tail = of(lambda A: tf.nn.max_pool2d(A, 2, 2, "VALID"), flat, hidden, logits_of(head))
+    tail = of(lambda A: ops.max_pool(A, 2, 2, "valid"), flat, hidden, logits_of(head))
     return Network(model, images(), "conv2", (4, 4), sequence(first, second), tail)
 
 
@@ -179,9 +184,12 @@ def sequential():
 
 def never_built():
     """A Sequential model without an input: its layers have no weights until it is called."""
-    draw = keras.initializers.RandomNormal
-    conv = layers.Conv2D(5, 3, activation="relu", name="conv", kernel_initializer=draw(0, 0.3, seed=1))
-    head = layers.Dense(CLASSES, "softmax", kernel_initializer=draw(0, 1, seed=2))
+
+    def drawn(shape, dtype=None):
+        return ops.convert_to_tensor(np.random.default_rng(1).normal(0, 0.4, shape), dtype)
+
+    conv = layers.Conv2D(5, 3, activation="relu", name="conv", kernel_initializer=drawn)
+    head = layers.Dense(CLASSES, "softmax", kernel_initializer=drawn)
     model = keras.Sequential([conv, layers.GlobalAveragePooling2D(), head])
     return Network(model, images(), "conv", (6, 6), conv, of(pool, lambda x: logits_of(head)(x)))
 
@@ -193,7 +201,7 @@ def functional():
     image = keras.Input((SIDE, SIDE, 3))
     y = sequence(conv, norm, layers.ReLU(6.0, name="relu"), layers.GlobalAveragePooling2D(), head)(image)
     settled(model := keras.Model(image, y))
-    return Network(model, images(), "relu", (6, 6), sequence(conv, norm, tf.nn.relu6), of(pool, logits_of(head)))
+    return Network(model, images(), "relu", (6, 6), sequence(conv, norm, ops.relu6), of(pool, logits_of(head)))
 
 
 def _backbone(name="backbone"):
@@ -234,7 +242,7 @@ def nested_twice():
 
 
 class Subclassed(keras.Model):
-    """Layers with TensorFlow's own words between them, and no `training` argument."""
+    """Layers with the framework's own words between them, and no `training` argument."""
 
     def __init__(self, end=None):
         super().__init__(name="subclassed")
@@ -243,8 +251,8 @@ class Subclassed(keras.Model):
         self.end = end
 
     def call(self, inputs):
-        x = tf.nn.relu(self.first(inputs * 2.0))
-        x = self.head(tf.reduce_mean(self.conv(x), axis=[1, 2]))
+        x = frameworks.relu(self.first(inputs * 2.0))
+        x = self.head(frameworks.average(self.conv(x)))
         return x if self.end is None else self.end(x)
 
 
@@ -281,22 +289,22 @@ def _run_once(model, inputs):
 
 def subclassed():
     model = _run_once(Subclassed(), images())
-    trunk = sequence(lambda x: 2 * x, model.first, tf.nn.relu, model.conv)
+    trunk = sequence(lambda x: 2 * x, model.first, ops.relu, model.conv)
     return Network(model, images(), "conv", (4, 4), trunk, of(pool, logits_of(model.head)))
 
 
 def subclassed_training():
     model = _run_once(SubclassedTraining(), images())
     block = model.block
-    trunk = sequence(block.conv, block.norm, lambda x: tf.nn.gelu(x, approximate=False))
+    trunk = sequence(block.conv, block.norm, lambda x: ops.gelu(x, approximate=False))
     return Network(model, images(), "block/act", (6, 6), trunk, of(pool, model.head))
 
 
 def closed_softmax():
     """A softmax that no layer applies: it cannot be opened, so that the log-probability is explained."""
-    model = _run_once(Subclassed(tf.nn.softmax), images())
-    trunk = sequence(lambda x: 2 * x, model.first, tf.nn.relu, model.conv)
-    return Network(model, images(), "conv", (4, 4), trunk, of(pool, model.head, tf.nn.log_softmax))
+    model = _run_once(Subclassed(frameworks.softmax), images())
+    trunk = sequence(lambda x: 2 * x, model.first, ops.relu, model.conv)
+    return Network(model, images(), "conv", (4, 4), trunk, of(pool, model.head, ops.log_softmax))
 
 
 def _residual():
@@ -312,14 +320,14 @@ def _residual():
 def residual():
     """After the addition and its activation."""
     model, stem, branch, head = _residual()
-    trunk = lambda x: tf.nn.relu(stem(x) + branch(stem(x)))  # noqa: E731
+    trunk = lambda x: ops.relu(stem(x) + branch(stem(x)))  # noqa: E731
     return Network(model, images(), "out", (6, 6), trunk, of(pool, logits_of(head)))
 
 
 def residual_branch():
     """A layer inside a branch: the shortcut goes round it."""
     model, stem, branch, head = _residual()
-    tail = lambda A, x: logits_of(head)(pool(tf.nn.relu(stem(x) + A)))  # noqa: E731
+    tail = lambda A, x: logits_of(head)(pool(ops.relu(stem(x) + A)))  # noqa: E731
     return Network(model, images(), "branch", (6, 6), sequence(stem, branch), tail, auto=False)
 
 
@@ -350,7 +358,7 @@ def _two_inputs(form):
     pair = [images(), vectors()]
     inputs = dict(zip(["image", "vector"], pair, strict=True)) if form is dict else form(pair)
     second = "vector" if form is dict else 1
-    tail = lambda A, x: logits_of(head)(tf.concat([pool(A), x[second]], -1))  # noqa: E731
+    tail = lambda A, x: logits_of(head)(ops.concatenate([pool(A), x[second]], -1))  # noqa: E731
     return Network(model, inputs, "conv", (6, 6), lambda x: conv(x["image" if form is dict else 0]), tail)
 
 
@@ -375,13 +383,13 @@ class VectorFirst(keras.Model):
 
     def call(self, inputs):
         vector, image = inputs
-        return self.head(tf.reduce_mean(tf.nn.relu(self.conv(image)) * self.gate(vector)[:, None, None], [1, 2]))
+        return self.head(frameworks.average(frameworks.relu(self.conv(image)) * self.gate(vector)[:, None, None]))
 
 
 def subclassed_two_inputs():
     inputs = (vectors(), images())
     model = _run_once(VectorFirst(), inputs)
-    tail = lambda A, x: model.head(pool(tf.nn.relu(A) * model.gate(x[0])[:, None, None]))  # noqa: E731
+    tail = lambda A, x: model.head(pool(ops.relu(A) * model.gate(x[0])[:, None, None]))  # noqa: E731
     return Network(model, inputs, "conv", (6, 6), lambda x: model.conv(x[1]), tail)
 
 
@@ -447,7 +455,7 @@ def volume():
     scan = keras.Input((SIDE, SIDE, SIDE, 1))
     y = sequence(conv, layers.AveragePooling3D(2), layers.Flatten(), head)(scan)
     settled(model := keras.Model(scan, y))
-    tail = of(lambda A: tf.nn.avg_pool3d(A, 2, 2, "VALID"), flat, logits_of(head))
+    tail = of(lambda A: ops.average_pool(A, 2, 2, "valid"), flat, logits_of(head))
     return Network(model, images(axes=3, channels=1), "conv", (6, 6, 6), conv, tail)
 
 
@@ -457,35 +465,35 @@ def recurrent():
     lstm, head = layers.LSTM(6, name="lstm"), layers.Dense(CLASSES, "softmax")
     image = keras.Input((SIDE, SIDE, 3))
     settled(model := keras.Model(image, sequence(conv, layers.Reshape((6, 18)), lstm, head)(image)))
-    tail = of(lambda A: tf.reshape(A, (-1, 6, 18)), lambda x: _lstm(lstm.cell, x), logits_of(head))
+    tail = of(lambda A: ops.reshape(A, (-1, 6, 18)), lambda x: _lstm(lstm.cell, x), logits_of(head))
     return Network(model, images(), "conv", (6, 6), conv, tail)
 
 
 def _lstm(cell, x):
-    kernel, recurrent, bias = (tf.convert_to_tensor(w) for w in cell.weights)
-    h = c = tf.zeros((x.shape[0], cell.units))
+    kernel, recurrent, bias = (ops.convert_to_tensor(w) for w in cell.weights)
+    h = c = ops.zeros((x.shape[0], cell.units))
     for t in range(x.shape[1]):
-        i, f, g, o = tf.split(x[:, t] @ kernel + h @ recurrent + bias, 4, axis=-1)
-        c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
-        h = tf.sigmoid(o) * tf.tanh(c)
+        i, f, g, o = ops.split(x[:, t] @ kernel + h @ recurrent + bias, 4, axis=-1)
+        c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
+        h = ops.sigmoid(o) * ops.tanh(c)
     return h
 
 
 class Picked(keras.Model):
-    """Reads the middle row of the layer's output and nothing else, with an operation whose gradient is sparse."""
+    """Reads the middle row of the layer's output and nothing else, by what has a sparse gradient in TensorFlow."""
 
     def __init__(self):
         super().__init__()
         self.conv, self.head = layers.Conv2D(5, 3, activation="relu", name="conv"), layers.Dense(CLASSES)
 
     def call(self, inputs):
-        A = tf.transpose(self.conv(inputs), (1, 0, 2, 3))
-        return self.head(tf.reduce_mean(tf.gather(A, [2]), (0, 2)))
+        A = ops.transpose(self.conv(inputs), (1, 0, 2, 3))
+        return self.head(ops.mean(ops.take(A, [2], axis=0), (0, 2)))
 
 
 def picked():
     model = _run_once(Picked(), images())
-    return Network(model, images(), "conv", (6, 6), model.conv, of(lambda A: tf.reduce_mean(A[:, 2], 1), model.head))
+    return Network(model, images(), "conv", (6, 6), model.conv, of(lambda A: ops.mean(A[:, 2], 1), model.head))
 
 
 class Unshaped(keras.Model):
@@ -497,18 +505,31 @@ class Unshaped(keras.Model):
         self.head = layers.Dense(CLASSES, "softmax")
 
     def call(self, inputs):
-        return self.head(tf.reduce_mean(self.blur(self.conv(inputs)), (1, 2)))
+        return self.head(frameworks.average(self.blur(self.conv(inputs))))
 
 
 class Resized(layers.Layer):
     def call(self, x):
-        return tf.image.resize(x, tf.shape(x)[1:3] * 2)
+        return frameworks.doubled(x)
 
 
 def unshaped():
     model = _run_once(Unshaped(), images())
-    trunk = lambda x: tf.image.resize(model.conv(x), (12, 12))  # noqa: E731
+    trunk = lambda x: ops.image.resize(model.conv(x), (12, 12))  # noqa: E731
     return Network(model, images(), "resized", (12, 12), trunk, of(pool, logits_of(model.head)))
+
+
+def channels_first(order="channels_first"):
+    """Channels before locations, by the layers' own settings; and the same network with channels last."""
+    first, axis = order == "channels_first", 1 if order == "channels_first" else -1
+    conv = layers.Conv2D(5, (3, 2), strides=(1, 2), data_format=order)
+    norm, head = layers.BatchNormalization(axis=axis), layers.Dense(CLASSES, "softmax")
+    pooling = layers.GlobalAveragePooling2D(data_format=order)
+    image = keras.Input((3, SIDE, SIDE) if first else (SIDE, SIDE, 3))
+    settled(model := keras.Model(image, sequence(conv, norm, layers.ReLU(name="relu"), pooling, head)(image)))
+    inputs = np.moveaxis(images(), -1, 1).copy() if first else images()
+    trunk, tail = sequence(conv, norm, ops.relu), of(pooling, logits_of(head))
+    return Network(model, inputs, "relu", (6, 4), trunk, tail, first=first)
 
 
 NETWORKS = {
@@ -555,3 +576,5 @@ NETWORKS = {
         unshaped,
     )
 }
+if frameworks.BACKEND != "tensorflow":  # whose convolutions take channels last on the CPU
+    NETWORKS["channels_first"] = channels_first

@@ -73,11 +73,14 @@ def called(model: Any, inputs: Any) -> Any:
         raise
     except Exception as error:
         shapes = " and ".join(str(tuple(x.shape)) for x in leaves(inputs))
+        cause: BaseException = error
+        if isinstance(error, AttributeError) and error.__context__ is not None:
+            cause = error.__context__  # Keras words errors anew, and fails itself at some of JAX's
         # Keras writes what was wrong in bold, between the name of the layer and all its arguments.
-        _, _, bold = str(error).partition("\x1b[1m")
-        said = " ".join((bold.partition("\x1b[0m")[0] or str(error)).split())
+        _, _, bold = str(cause).partition("\x1b[1m")
+        said = " ".join((bold.partition("\x1b[0m")[0] or str(cause)).split())
         said = said if len(said) <= 240 else f"{said[:237]}..."
-        raise RequestError(f"the model fails on an input of shape {shapes}: {said or type(error).__name__}") from error
+        raise RequestError(f"the model fails on an input of shape {shapes}: {said or type(cause).__name__}") from error
 
 
 def named_outputs(model: Any, answer: Any) -> dict[str, Any]:

@@ -59,5 +59,5 @@ class KerasTorch(KerasEngine):
 def _gradients(score: Array, kept: dict[str, Array], *, keep: bool) -> dict[str, Array | None]:
     if not score.requires_grad:
         return dict.fromkeys(kept)
-    found = torch.autograd.grad(score.sum(), list(kept.values()), retain_graph=keep, allow_unused=True)
+    found = torch.autograd.grad(score, [*kept.values()], torch.ones_like(score), retain_graph=keep, allow_unused=True)
     return dict(zip(kept, found, strict=True))
