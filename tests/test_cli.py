@@ -424,7 +424,7 @@ WRONG = {
     "blend": (explain("--blend", "mixx"), "unknown blend 'mixx'", "'mix'"),
     "score": (explain("--score", "logits"), "unknown score 'logits'", "'logit'"),
     "backend": (explain("--backend", "tensorflo"), "unknown backend 'tensorflo'", "'tensorflow'"),
-    "backend of later": (explain("--backend", "jax"), "'jax' is not supported yet"),
+    "another backend": (explain("--backend", "jax"), "already runs on 'tensorflow'", "'jax'"),
     "alpha": (explain("--alpha", "1.5"), "alpha is 1.5", "0", "1"),
     "negative alpha": (explain("--alpha", "-0.1"), "alpha is -0.1"),
     "alpha that is no number": (explain("--alpha", "nan"), "alpha is nan"),
@@ -501,12 +501,13 @@ def test_no_network(command, monkeypatch, tmp_path):
         assert part in line
 
 
-@pytest.mark.parametrize("missing", ["keras", "tensorflow"])
+@pytest.mark.parametrize("missing", [("keras",), ("tensorflow", "jax", "torch")], ids=["keras", "backends"])
 def test_no_backend(missing, refused, monkeypatch):
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else found(name))
-    for name in {"keras", missing}:
-        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else found(name))
+    for name in {"keras", *missing}:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
     for words in (["explain", "sample:cat"], ["layers", "xception"]):
         assert 'pip install "camlucida[tensorflow]"' in refused(*words)
 

@@ -867,45 +867,99 @@ def keras_not_imported(monkeypatch):
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
 
 
+def without(monkeypatch, *missing):
+    """Let it look as if some packages were not installed."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else found(name))
+    for name in missing:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
 @pytest.mark.usefixtures("keras_not_imported")
-def test_backend_is_tensorflow_unless_somebody_says_otherwise(monkeypatch):
+@pytest.mark.parametrize(
+    ("missing", "first"), [((), "tensorflow"), (("tensorflow",), "jax"), (("tensorflow", "jax"), "torch")]
+)
+def test_the_backend_is_the_first_that_is_installed(missing, first, monkeypatch):
+    without(monkeypatch, *missing)
     backend.choose()
-    assert os.environ["KERAS_BACKEND"] == "tensorflow"
+    assert os.environ["KERAS_BACKEND"] == first
+
+
+@pytest.mark.usefixtures("keras_not_imported")
+def test_a_backend_that_is_named_comes_before_the_environment_and_that_before_what_is_installed(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    with pytest.raises(errors.RequestError, match=r"'jax' is not supported yet.*KERAS_BACKEND"):
-        load_model("cifar10")
-    backend.choose("tensorflow")
-    assert os.environ["KERAS_BACKEND"] == "tensorflow"
+    backend.choose()
+    assert os.environ["KERAS_BACKEND"] == "jax"
+    backend.choose("torch")
+    assert os.environ["KERAS_BACKEND"] == "torch"
 
 
-@pytest.mark.parametrize("name", ["jax", "torch"])
-def test_backends_that_are_not_supported_yet(name):
-    with pytest.raises(errors.RequestError, match="not supported yet"):
-        load_model("cifar10", backend=name)
+@pytest.mark.usefixtures("keras_not_imported")
+def test_nothing_is_settled_where_nothing_is_installed(monkeypatch):
+    without(monkeypatch, *backend.SUPPORTED)
+    backend.choose()
+    assert "KERAS_BACKEND" not in os.environ
 
 
-def test_unknown_backend():
+def test_unknown_backend(monkeypatch):
     with pytest.raises(errors.UnknownNameError, match="did you mean 'tensorflow'"):
         load_model(tiny(), backend="tensorflo")
+    monkeypatch.delitem(sys.modules, "keras")
+    monkeypatch.setenv("KERAS_BACKEND", "openvino")
+    with pytest.raises(
+        errors.UnknownNameError, match="unknown backend 'openvino'; there are 'tensorflow', 'jax', 'torch'"
+    ):
+        load_model("cifar10")
 
 
 def test_keras_that_runs_on_another_backend(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras", SimpleNamespace(config=SimpleNamespace(backend=lambda: "jax")))
+    backend.choose("jax")
     with pytest.raises(errors.RequestError, match="Keras already runs on 'jax'"):
         load_model("cifar10", backend="tensorflow")
-    with pytest.raises(errors.RequestError, match="'jax' is not supported yet"):
-        load_model("cifar10")
 
 
 @pytest.mark.usefixtures("keras_not_imported")
-@pytest.mark.parametrize("missing", ["keras", "tensorflow"])
-def test_nothing_installed(missing, monkeypatch):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else found(name))
-    monkeypatch.delitem(sys.modules, missing, raising=False)
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        (backend.SUPPORTED, 'needs TensorFlow, .* pip install "camlucida[tensorflow]"'),
+        (("keras",), 'needs keras, .* pip install "camlucida[tensorflow]"'),
+        (("keras", "tensorflow"), 'needs keras, .* pip install "camlucida[jax]"'),
+        (("keras", "tensorflow", "jax"), "needs keras, .* pip install keras"),
+    ],
+)
+def test_nothing_installed(missing, said, monkeypatch):
+    without(monkeypatch, *missing)
     for text in ("cifar10", "xception"):
-        with pytest.raises(errors.MissingPackageError, match=r'pip install "camlucida\[tensorflow\]"'):
+        with pytest.raises(errors.MissingPackageError, match=said.replace("[", r"\[")):
             load_model(text)
+
+
+@pytest.mark.usefixtures("keras_not_imported")
+@pytest.mark.parametrize("name", backend.SUPPORTED)
+def test_a_backend_that_is_not_installed(name, monkeypatch):
+    without(monkeypatch, name)
+    with pytest.raises(errors.MissingPackageError, match=rf'pip install "camlucida\[{name}\]"'):
+        backend.choose(name)
+    monkeypatch.setenv("KERAS_BACKEND", name)
+    backend.choose()  # another kind of model may need none
+    with pytest.raises(errors.MissingPackageError, match=rf'pip install "camlucida\[{name}\]"'):
+        backend.import_keras()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+@pytest.mark.parametrize("platform", ["cuda", "gpux"])
+def test_a_platform_of_jax_that_is_not_there(platform):
+    code = """
+        from camlucida.models import load_model
+        load_model("cifar10", backend="jax")
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "JAX_PLATFORMS": platform}
+    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True)
+    line = ran.stderr.strip().splitlines()[-1]
+    assert f"RequestError: JAX cannot run on the platform that JAX_PLATFORMS names, {platform!r}" in line
+    assert "cpu" in line
 
 
 # The room as a whole

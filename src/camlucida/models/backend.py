@@ -9,19 +9,21 @@ from typing import Any
 from camlucida.errors import MissingPackageError, ModelError, RequestError, UnknownNameError
 from camlucida.models.oneline import one_line
 
-SUPPORTED = ("tensorflow",)
-_LATER = ("jax", "torch")
+SUPPORTED = ("tensorflow", "jax", "torch")
+_TITLES = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "torch"}
+_PURPOSE = "explaining a Keras model"
 
 
 def choose(backend: str | None = None) -> None:
     """Settle the backend without importing Keras.
 
     What counts is, in this order: a Keras that is already imported, ``backend``, the environment variable
-    KERAS_BACKEND, and TensorFlow if it is installed.
+    KERAS_BACKEND, and the first of TensorFlow, JAX and torch that is installed.
 
     Raises:
-        UnknownNameError: no such backend.
-        RequestError: a backend that is not supported yet, or another than the one that Keras already runs on.
+        UnknownNameError: no such backend, or one that gives no gradients.
+        RequestError: another than the one that Keras already runs on.
+        MissingPackageError: ``backend`` is not installed.
     """
     if backend is not None:
         _check(backend)
@@ -34,12 +36,13 @@ def choose(backend: str | None = None) -> None:
             )
         _check(running)
         return
-    if backend is None:
-        backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend is not None:
+        _require(backend)
+    else:
+        backend = os.environ.get("KERAS_BACKEND") or next(filter(_installed, SUPPORTED), None)
+    if backend is not None:
         _check(backend)
-        if not _installed(backend):
-            return
-    os.environ["KERAS_BACKEND"] = backend
+        os.environ["KERAS_BACKEND"] = backend
 
 
 def import_keras() -> Any:
@@ -47,24 +50,47 @@ def import_keras() -> Any:
 
     Raises:
         MissingPackageError: Keras or its backend is not installed.
+        RequestError: JAX is told to run on a platform that is not there.
         ModelError: it is installed and cannot be imported.
     """
     choose()
-    if not (_installed("keras") and _installed("tensorflow")):
-        raise MissingPackageError("TensorFlow", "explaining a Keras model", "tensorflow")
+    if (keras := sys.modules.get("keras")) is not None:
+        return keras
+    backend = os.environ.get("KERAS_BACKEND") or SUPPORTED[0]
+    _require(backend)
+    if not _installed("keras"):
+        raise MissingPackageError("keras", _PURPOSE, None if backend == "torch" else backend)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
+        if backend == "jax":
+            _start_jax()
         return importlib.import_module("keras")
     except ImportError as error:
-        raise ModelError(f"Keras with TensorFlow is installed but cannot be imported: {one_line(error)}") from error
+        title = _TITLES[backend]
+        raise ModelError(f"Keras with {title} is installed but cannot be imported: {one_line(error)}") from error
+
+
+def _start_jax() -> None:
+    """Let JAX look for its devices, since Keras needs them as it is imported."""
+    jax = importlib.import_module("jax")
+    try:
+        jax.devices()
+    except Exception as error:  # an AssertionError too
+        named = os.environ.get("JAX_PLATFORMS", "")
+        raise RequestError(
+            f"JAX cannot run on the platform that JAX_PLATFORMS names, {named!r} ({one_line(error)}): unset it, or name"
+            " one that is there, cpu for example"
+        ) from error
 
 
 def _check(backend: str) -> None:
-    if backend in _LATER:
-        known = " and ".join(map(repr, SUPPORTED))
-        raise RequestError(f"the backend {backend!r} is not supported yet, only {known}: change it, or KERAS_BACKEND")
     if backend not in SUPPORTED:
         raise UnknownNameError("backend", backend, SUPPORTED)
+
+
+def _require(backend: str) -> None:
+    if not _installed(backend):
+        raise MissingPackageError(_TITLES[backend], _PURPOSE, backend)
 
 
 def _installed(package: str) -> bool:
