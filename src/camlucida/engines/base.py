@@ -65,6 +65,23 @@ class Probes:
 
 
 @dataclass(frozen=True, slots=True)
+class Altered:
+    """Altered activations of a layer to be scored: `activations[i]` in the place of what the layer yields.
+
+    Args:
+        layer: its path.
+        activations: float32 ``(M, U, K)``. Tokens that are no locations stay as they are.
+        chosen: per target, the classes that it means for the image, ``(1, n)``.
+    """
+
+    layer: str
+    activations: Array
+    targets: tuple[BoundTarget, ...]
+    chosen: tuple[Array, ...]
+    output: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Anatomy:
     """What a dry run tells of a model.
 

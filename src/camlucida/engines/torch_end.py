@@ -1,7 +1,7 @@
 """How a torch model ends: where its logits are, and whether what follows a layer is a linear head."""
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -125,7 +125,9 @@ def linear_head(run: Record, layer: Call, end: End) -> list[Call]:
     return chain
 
 
-def head_weights(taken: list[tuple[Array, Array | None]], channels: int, device: torch.device) -> tuple[Array, Array]:
+def head_weights(
+    taken: Sequence[tuple[Array, Array | None]], channels: int, device: torch.device
+) -> tuple[Array, Array]:
     """The product of linear layers: ``(K, C)`` and ``(C,)``, float32, from their weights and biases."""
     weights = torch.eye(channels, device=device)
     bias = torch.zeros(channels, device=device)

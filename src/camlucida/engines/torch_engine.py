@@ -6,21 +6,21 @@ on: so the backward pass ends there, and no parameter is asked for a gradient.
 
 import threading
 import weakref
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from camlucida.engines import torch_xp
-from camlucida.engines.base import Anatomy, Probes, Request, masks_over, raw_maps, score_both
+from camlucida.engines.base import Altered, Anatomy, BoundTarget, Probes, Request, masks_over, score_both
 from camlucida.engines.choice import Call
 from camlucida.engines.torch_anatomy import TorchAnatomy, find_head, study
 from camlucida.engines.torch_calls import evaluating
-from camlucida.engines.torch_end import head_weights, two_classes
+from camlucida.engines.torch_evidence import evidence
 from camlucida.engines.torch_forward import forward
-from camlucida.engines.torch_layout import flat
 from camlucida.engines.torch_outputs import Which
-from camlucida.errors import ConditionError, ModelError
+from camlucida.engines.torch_tail import altered_scores, broadcasts
+from camlucida.errors import ModelError
 from camlucida.trees import leaves, mapped, signature
 from camlucida.types import Array, Evidence, Need, Score
 
@@ -37,6 +37,7 @@ class Torch:
         self._studied: dict[Hashable, TorchAnatomy] = {}
         self._heads: dict[Hashable, list[Call]] = {}
         self._overruled: set[Hashable] = set()
+        self._repeated: dict[Hashable, bool] = {}
         closed = isinstance(model, torch.jit.ScriptModule)  # no hook reaches into it
         self.serves = frozenset({Need.SCORES}) if closed else frozenset(Need)
 
@@ -65,10 +66,10 @@ class Torch:
             key = (request.layers, request.output)
             answer = None
             if key not in self._overruled:
-                answer = self._evidence(self._placed(inputs), request, known, heads, overrule=False)
+                answer = evidence(self._model, self._placed(inputs), request, known, heads, overrule=False)
             if answer is None:
                 self._overruled.add(key)
-                answer = self._evidence(self._placed(inputs), request, known, heads, overrule=True)
+                answer = evidence(self._model, self._placed(inputs), request, known, heads, overrule=True)
             host = mapped(_on_host, answer)
         host["maps"] = dict(zip(request.maps, host["maps"], strict=True))
         return Evidence(grids={path: known.grids[path] for path in request.layers}, **host)
@@ -92,75 +93,23 @@ class Torch:
             logits, probabilities, _ = forward(
                 self._model, mapped(masked, given), {}, lambda _, x: x, known.end, probes.output
             )
-            pairs = zip(probes.targets, probes.chosen, strict=True)
-            scores = [
-                score_both(target, logits, probabilities, torch.tensor(c, device=rows.device)[rows], torch_xp)
-                for target, c in pairs
-            ]
-            kinds: tuple[Score, ...] = ("logit", "probability")
-            return {kind: _on_host(torch.stack([score[kind] for score in scores])) for kind in kinds}
+            return _scores(probes.targets, probes.chosen, logits, probabilities, rows)
 
-    def _evidence(
-        self, inputs: Any, request: Request, known: TorchAnatomy, heads: Mapping[str, list[Call]], *, overrule: bool
-    ) -> dict[str, Any] | None:
-        """What `Evidence` holds, on the device.
+    def tail(self, image: Any, altered: Altered) -> Mapping[Score, Array]:
+        """Scores ``(T, M)`` of altered activations of a layer, for one image.
 
-        None where nothing was recorded behind a layer and the model's own code may have seen to that (``no_grad``
-        around a frozen backbone): then it is to be tried again with its word overruled.
+        The model runs on that image alone, and what follows the layer sees a batch: a skip connection from before the
+        layer broadcasts. Where that cannot be (what follows joins the batch to something earlier, say), the image is
+        repeated. Which of the two, is tried once per layer, on the layer's own activations.
         """
-        kept: dict[str, Array] = {}
-        differentiating = request.needs(Need.GRADIENT)
-
-        def tap(path: str, x: Array) -> Array:
-            if not differentiating:
-                kept[path] = x.clone()
-                return x
-            torch.set_grad_enabled(True)
-            kept[path] = x if x.requires_grad else x.detach().requires_grad_()
-            return kept[path].clone()  # what writes to it in place does not reach A
-
-        taps = {path: known.calls[path] for path in request.layers}
-        chain = [call for calls in heads.values() for call in calls]
-        recorded = (lambda: bool(kept)) if overrule else None
-        logits, probabilities, taken = forward(
-            self._model, inputs, taps, tap, known.end, request.output, chain, recorded
-        )
-        with torch.set_grad_enabled(differentiating):
-            parameters = [torch.tensor(t.parameters(len(logits)), device=logits.device) for t in request.targets]
-            pairs = list(zip(request.targets, parameters, strict=True))
-            chosen = [target.choose(logits.detach(), p, torch_xp) for target, p in pairs]
-            scores = [
-                score_both(target, logits, probabilities, c, torch_xp)
-                for target, c in zip(request.targets, chosen, strict=True)
-            ]
-        gradients: list[dict[str, Array]] = []
-        if differentiating:
-            last = len(scores) - 1
-            found = [_gradients(score[request.score], kept, t < last) for t, score in enumerate(scores)]
-            missing = [path for gradient in found for path, g in gradient.items() if g is None]
-            if missing and not overrule:
-                return None
-            if missing:
-                raise ConditionError(f"the score does not depend on layer {missing[0]!r}; choose one on the way to it")
-            gradients = found
-        A = {path: flat(x.detach(), known.layouts[path]) for path, x in kept.items()}
-        G = {(path, t): flat(g, known.layouts[path]) for t, found in enumerate(gradients) for path, g in found.items()}
-        given = iter(taken)
-        weights = {path: self._weights([next(given) for _ in calls], A[path], known) for path, calls in heads.items()}
-        return {
-            "outputs": logits,
-            "probabilities": probabilities,
-            "chosen": chosen,
-            "scores": scores,
-            "maps": raw_maps(request, A, G, weights, chosen, torch_xp),
-            "strength": {key: g.abs().amax(dim=(1, 2)) for key, g in G.items()},
-            "activations": A if request.activations else {},
-        }
-
-    def _weights(self, taken: list[Any], A: Array, known: TorchAnatomy) -> Array:
-        weights, _ = head_weights(taken, A.shape[-1], A.device)
-        one_unit = known.end.activation == "sigmoid" and weights.shape[-1] == 1
-        return two_classes(weights, -weights) if one_unit else weights
+        known = self._study(image, altered.output)
+        key = (signature(image), altered.output, altered.layer)
+        with evaluating(self._model, self._lock):
+            given = self._placed(image, 1)
+            if key not in self._repeated:
+                self._repeated[key] = not broadcasts(self._model, given, altered, known)
+            answer = altered_scores(self._model, given, altered, known, repeated=self._repeated[key])
+            return _scores(altered.targets, altered.chosen, *answer, torch.zeros(len(answer[0]), dtype=torch.long))
 
     def _placed(self, inputs: Any, count: int | None = None) -> Any:
         """Inputs as tensors, where the model's parameters are; real numbers in their precision."""
@@ -195,13 +144,20 @@ class Torch:
             return self._heads[key]
 
 
-def _gradients(score: Array, kept: Mapping[str, Array], again: bool) -> dict[str, Array | None]:
-    """The gradients with respect to what the layers yield; None where there is none."""
-    if not score.requires_grad:
-        return dict.fromkeys(kept)
-    ones = torch.ones_like(score)
-    found = torch.autograd.grad(score, list(kept.values()), ones, retain_graph=again, allow_unused=True)
-    return dict(zip(kept, found, strict=True))
+def _scores(
+    targets: Sequence[BoundTarget],
+    chosen: Sequence[Array],
+    logits: Array,
+    probabilities: Array | None,
+    rows: Array,
+) -> dict[Score, Array]:
+    """Per target, the scores ``(T, M)`` of both kinds, on the host; `rows` tells which image each is of."""
+    classes = [torch.tensor(c, device=logits.device)[rows.to(logits.device)] for c in chosen]
+    scores = [
+        score_both(target, logits, probabilities, c, torch_xp) for target, c in zip(targets, classes, strict=True)
+    ]
+    kinds: tuple[Score, ...] = ("logit", "probability")
+    return {kind: _on_host(torch.stack([score[kind] for score in scores])) for kind in kinds}
 
 
 def _on_host(x: Array | None) -> Array | None:

@@ -55,6 +55,17 @@ def flat(x: Any, layout: Layout) -> Any:
     return patches_only(x.float(), layout).reshape(len(x), -1, layout.channels)
 
 
+def laid_out(activations: Any, like: Any, layout: Layout) -> Any:
+    """Activations ``(M, U, K)`` as a layer yields them: `like` it, with its own tokens that are no locations."""
+    whole = like.movedim(layout.axis, -1)
+    if layout.set_aside:
+        given = whole.expand(len(activations), *whole.shape[1:]).clone()
+        given[:, [i for i in range(whole.shape[1]) if i not in layout.set_aside]] = activations.to(like.dtype)
+    else:
+        given = activations.to(like.dtype).reshape(-1, *whole.shape[1:])
+    return given.movedim(-1, layout.axis)
+
+
 def patches_only(x: Any, layout: Layout) -> Any:
     """``(B, ..., K)`` with the channels last, and without the tokens that are no locations."""
     x = x.movedim(layout.axis, -1)
