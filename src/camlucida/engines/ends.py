@@ -25,11 +25,11 @@ def is_distribution(outputs: NDArray[Any]) -> bool:
     return bool(values.size > 1 and (values >= 0).all() and abs(values.sum() - 1) < 1e-3)
 
 
-def no_head(path: str, obstacle: str) -> ConditionError:
-    """The error of a layer that has no linear head behind it."""
+def no_head(path: str, obstacle: str, instead: str = "grad-cam") -> ConditionError:
+    """The error of a layer that has no linear head behind it, naming a method that works instead."""
     return ConditionError(
         f"cam needs global average pooling and a linear layer right behind {path!r}, but {obstacle}; "
-        "grad-cam works for any network"
+        f"{instead} works for any network"
     )
 
 
