@@ -417,7 +417,6 @@ WRONG = {
     "target": (explain("--target", "10"), "10", "0 to 9"),
     "negative target": (explain("--target", "-1"), "-1"),
     "model": (explain("--model", "xceptoin"), "unknown model 'xceptoin'", "'xception'", "camlucida models"),
-    "model of later": (explain("--model", "timm:resnet50"), "timm", "not supported yet"),
     "argument of a model": (["layers", "mobilenet?alhpa=1"], "'alhpa'", "alpha"),
     "module": (explain("--model", "no_such_module:make"), "no_such_module"),
     "colour map": (explain("--cmap", "virdis"), "unknown colour map 'virdis'", "'viridis'"),

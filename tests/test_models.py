@@ -132,13 +132,34 @@ def test_kinds_of_specs(text, kind, name):
     assert (parsed.kind, parsed.name) == (kind, name)
 
 
-@pytest.mark.parametrize("text", ["timm:resnet50", "torchvision:vgg16", "hf:google/vit", "net.onnx", "a/b/net.pt2"])
-def test_what_is_not_supported_yet_says_so(text):
-    with pytest.raises(errors.RequestError, match="not supported yet"):
-        load_model(text)
+@pytest.mark.parametrize(
+    ("text", "kind", "name", "framework"),
+    [
+        ("xception", "name", "xception", "keras"),
+        ("net.KERAS", "file", "net.KERAS", "keras"),
+        ("a/net.pt2", "file", "a/net.pt2", "torch"),
+        ("net.PTH", "file", "net.PTH", "torch"),
+        ("net.onnx", "file", "net.onnx", "onnx"),
+        ("timm:vit_base.augreg_in1k", "timm", "vit_base.augreg_in1k", "torch"),
+        ("TIMM:hf_hub:owner/Name", "timm", "hf_hub:owner/Name", "torch"),
+        ("torchvision:VGG16", "torchvision", "VGG16", "torch"),
+        ("hf:google/vit?base", "hf", "google/vit?base", "torch"),
+        ("hf:C:\\models\\vit", "hf", "C:\\models\\vit", "torch"),
+        ("torchvision.models:vgg16", "factory", "torchvision.models:vgg16", None),
+        ("package.module:build", "factory", "package.module:build", None),
+    ],
+)
+def test_specs_tell_the_framework(text, kind, name, framework):
+    parsed = spec.parse(text)
+    assert (parsed.kind, parsed.name, parsed.framework) == (kind, name, framework)
 
 
-@pytest.mark.parametrize("text", ["folder/net.pth", "package.module:", "a b:c", "package.module:build?x=1"])
+def test_specs_are_written_again():
+    for text in ("timm:resnet50?num_classes=10", "hf:google/vit", "net.onnx", "mobilenet?alpha=0.75", "a.b:c"):
+        assert str(spec.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["folder/net.pb", "package.module:", "a b:c", "package.module:build?x=1", "timm:"])
 def test_specs_that_cannot_be_read(text):
     with pytest.raises(errors.RequestError) as error:
         load_model(text)
@@ -408,7 +429,7 @@ def saved(tmp_path_factory):
     for name in ("net.keras", "net.h5"):
         content = (folder / name).read_bytes()
         (folder / f"cut{Path(name).suffix}").write_bytes(content[: len(content) // 2])
-    for name in ("text.h5", "text.keras", "weights.npz"):
+    for name in ("text.h5", "text.keras", "weights.npz", "net.pth"):
         (folder / name).write_text("no model")
     with zipfile.ZipFile(folder / "other.keras", "w") as archive:
         archive.writestr("a.txt", "no model")
@@ -455,6 +476,7 @@ def test_layers_that_keep_random_weights(saved, monkeypatch):
     [
         ("missing.h5", "there is no weights file"),
         ("weights.npz", "is no file that Keras reads weights from"),
+        ("net.pth", "is a file of torch, and factories:build is a Keras model"),
         ("text.h5", "holds no weights that Keras can read"),
         ("text.keras", "holds no weights that Keras can read"),
         ("cut.h5", "holds no weights that Keras can read, or is cut short"),
@@ -725,10 +747,10 @@ def test_factory_in_the_current_folder(tmp_path, monkeypatch):
     assert sys.path == path
 
 
-def test_weights_need_a_keras_model(monkeypatch):
+def test_weights_need_a_model_of_a_framework(monkeypatch):
     monkeypatch.setitem(sys.modules, "factories", SimpleNamespace(build=lambda: len))
     assert load_model("factories:build").model is len
-    with pytest.raises(errors.RequestError, match="makes no Keras model"):
+    with pytest.raises(errors.RequestError, match="makes no Keras or torch model"):
         load_model("factories:build", weights="x.h5")
 
 

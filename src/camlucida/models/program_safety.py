@@ -1,10 +1,11 @@
 """Whether a program that ``torch.export.save`` wrote (``.pt2``) could run code from the file.
 
-``torch.export.load`` runs such code in more than one way (torch 2.13). It unpickles whatever the archive marks as
-pickled, and example inputs even where the safe unpickler has refused them. It hands the expressions of symbolic sizes
-to sympy, which evaluates them as Python. It looks an operator's name up from ``torch`` down, and ``torch.os.system`` is
-found there. It writes names into Python source. It loads compiled libraries. So a file is read here before, and passes
-only if it holds nothing but tensors, operators of torch, arithmetic and plain names.
+``torch.export.load`` of torch 2.13 does so in three ways, each of which was tried: it unpickles whatever the archive
+marks as pickled; example inputs too, even where the safe unpickler has refused them; and it hands the expressions of
+symbolic sizes to sympy, which evaluates them as Python. In others, only a later check stands between the file and its
+code: operators are looked up from ``torch`` down, where ``torch.os.system`` is found, and names of inputs are written
+into Python source. Compiled libraries may lie in the archive as well. So a file is read here before, and passes only if
+it holds nothing but tensors, operators of torch, arithmetic and plain names.
 """
 
 import ast

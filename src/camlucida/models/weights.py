@@ -16,6 +16,7 @@ from camlucida.models.hdf5 import layout
 from camlucida.models.oneline import one_line
 
 _ENDINGS = (".weights.h5", ".h5", ".hdf5", ".keras")
+_TORCH = (".pth", ".pt", ".safetensors")
 
 
 def load_weights(model: Any, file: str | PathLike[str], network: str, likely: str = "") -> None:
@@ -35,6 +36,8 @@ def load_weights(model: Any, file: str | PathLike[str], network: str, likely: st
     path = Path(file).expanduser()
     if not path.is_file():
         raise ModelError(f"there is no weights file {path}")
+    if path.name.lower().endswith(_TORCH):
+        raise ModelError(f"{path} is a file of torch, and {network} is a Keras model")
     if not path.name.lower().endswith(_ENDINGS):
         raise ModelError(f"{path} is no file that Keras reads weights from: those end in {', '.join(_ENDINGS)}")
     try:
