@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 SIZE, COLOURS, CHANNELS, CLASSES = (8, 10), 3, 6, 5
 OPSET = 17
@@ -58,10 +59,10 @@ class Builder:
         return helper.make_model(graph, opset_imports=sets, ir_version=8)
 
 
-def _trunk(b, x, size=None, channels=CHANNELS):
+def _trunk(b, x):
     x = b.conv(x, "early", COLOURS, 4)
     x = b.node("Relu", x, "early_relu")
-    x = b.conv(x, "conv", 4, channels)
+    x = b.conv(x, "conv", 4, CHANNELS)
     return b.node("Relu", x, "relu")
 
 
@@ -72,10 +73,11 @@ def _ended(b, x, activation, batch="N"):
     return b.proto()
 
 
-def gap(activation="Softmax", batch="N", dtype="float32", seed=0, size=SIZE):
-    """Two convolutions, global average pooling, one linear layer."""
-    b = Builder(seed, dtype)
-    x = _trunk(b, b.input("image", [batch, COLOURS, *size]))
+def gap(activation="Softmax", batch="N", dtype="float32", given=None):
+    """Two convolutions, global average pooling, one linear layer; what is `given` in another type is converted."""
+    b = Builder(dtype=dtype)
+    x = b.input("image", [batch, COLOURS, *SIZE], given)
+    x = _trunk(b, b.node("Cast", x, "cast", to=TYPES[dtype]) if given else x)
     x = b.node("Flatten", b.node("GlobalAveragePool", x, "gap"), "flatten")
     return _ended(b, b.dense(x, "head", CHANNELS, CLASSES), activation, batch)
 
@@ -231,8 +233,38 @@ def values(proto, feeds, *tensors):
     for tensor in tensors:
         if tensor not in known:
             whole.graph.output.append(helper.make_empty_tensor_value_info(tensor))
-    return onnx.reference.ReferenceEvaluator(whole).run(list(tensors), feeds)
+    return ReferenceEvaluator(whole).run(list(tensors), feeds)
 
 
 def weight(proto, name):
     return next(numpy_helper.to_array(w) for w in proto.graph.initializer if w.name == name)
+
+
+def from_keras(model):
+    """A Keras model of the embedded network's kinds of layers, node by node, named as its layers.
+
+    Images stay ``(B, h, w, C)`` outside: they are moved before the first convolution, and nothing is moved back.
+    """
+    b = Builder()
+    first = b.input("image", ["N", *model.input_shape[1:]])
+    made = {model.inputs[0]._keras_history.operation.name: b.node("Transpose", first, "to_first", perm=[0, 3, 1, 2])}
+    for layer in model.layers[1:]:
+        sources = layer.input if isinstance(layer.input, list) else [layer.input]
+        x = [made[source._keras_history.operation.name] for source in sources]
+        weights = [b.constant(w.path, np.asarray(w.numpy())) for w in layer.weights]
+        kind, name = type(layer).__name__, layer.name
+        if kind == "Conv2D":
+            kernel = b.constant(f"{name}/OIHW", np.moveaxis(b.weights.pop(weights[0]), (3, 2), (0, 1)))
+            made[name] = b.node("Conv", [*x, kernel], name, auto_pad="SAME_UPPER")
+        elif kind == "BatchNormalization":
+            made[name] = b.node("BatchNormalization", [*x, *weights], name, epsilon=layer.epsilon)
+        elif kind == "MaxPooling2D":
+            made[name] = b.node("MaxPool", x, name, kernel_shape=[2, 2], strides=[2, 2])
+        elif kind == "GlobalAveragePooling2D":
+            made[name] = b.node("ReduceMean", x, name, axes=[2, 3], keepdims=0)
+        elif kind == "Dense":
+            made[name] = b.node("Gemm", [*x, *weights], name)
+        else:
+            made[name] = b.node({"ReLU": "Relu", "Add": "Add", "Activation": "Softmax"}[kind], x, name)
+    b.output(made[model.layers[-1].name], ["N", model.output_shape[-1]])
+    return b.proto()

@@ -29,9 +29,9 @@ def read(
         log: whether that activation yields logarithms of probabilities.
     """
     answer = np.asarray(answer, "float32")
+    if activation == "closed":
+        return np.log(np.maximum(answer, np.finfo("float32").tiny)), answer
     if activation == "none" or logits is None:
-        if activation == "closed":
-            return np.log(np.maximum(answer, np.finfo("float32").tiny)), answer
         return answer, softmax(answer) if answer.ndim == 2 and answer.shape[1] > 1 else None
     logits = np.asarray(logits, "float32").reshape(answer.shape)
     answer = np.exp(answer) if log else answer

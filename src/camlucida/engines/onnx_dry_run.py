@@ -16,7 +16,6 @@ from camlucida.engines.choice import Call, Flow, choose
 from camlucida.engines.onnx_layout import channel_axes
 from camlucida.engines.onnx_model import OnnxModel
 from camlucida.errors import RequestError
-from camlucida.trees import mapped
 from camlucida.types import Grid
 
 _PASSIVE = frozenset(
@@ -61,8 +60,12 @@ class DryRun:
         return np.asarray(onnx.numpy_helper.to_array(next(w for w in self.graph.initializer if w.name == tensor)))
 
     def consumers(self, tensor: str) -> list[Call]:
-        """The calls that take a tensor."""
-        return [call for call in self.flow.calls if tensor in call.inputs]
+        """The calls that take a tensor, on the way to the output."""
+        ways = {self.output}
+        for call in reversed(self.flow.calls):
+            if not ways.isdisjoint(call.outputs):
+                ways.update(call.inputs)
+        return [call for call in self.flow.calls if tensor in call.inputs and not ways.isdisjoint(call.outputs)]
 
 
 def dry_run(model: OnnxModel, inputs: Any, output: str | None) -> DryRun:
@@ -74,7 +77,7 @@ def dry_run(model: OnnxModel, inputs: Any, output: str | None) -> DryRun:
     answer = _output(model, output)
     graph = model.proto.graph
     rows = model.batch or 1
-    feeds = model.feeds(mapped(lambda x: np.repeat(np.asarray(x)[:1], rows, axis=0), inputs))
+    feeds = model.feeds({name: np.repeat(x[:1], rows, axis=0) for name, x in model.named(inputs).items()})
     names = list(dict.fromkeys(tensor for node in graph.node for tensor in node.output if tensor))
     found = zip(names, model.run(names, feeds, keep=False), strict=True)
     values = {name: value for name, value in found if isinstance(value, np.ndarray)} | feeds
@@ -83,10 +86,8 @@ def dry_run(model: OnnxModel, inputs: Any, output: str | None) -> DryRun:
     moving = frozenset(_moving(graph.node, feeds)) & values.keys()
     calls = list(_calls(graph.node, moving))
     ranks = {name: value.ndim for name, value in values.items()}
-    image = model.image.name
-    at = 1 if model.channels_first else ranks[image] - 1
-    known = channel_axes(graph.node, ranks, {image: at} if ranks[image] > 2 else {}, moving)
-    axes = {name: known.get(name, 1 if model.channels_first and rank > 2 else rank - 1) for name, rank in ranks.items()}
+    known = channel_axes(graph.node, ranks, model.image.name, model.channels_first, moving)
+    axes = {name: known.get(name, rank - 1) for name, rank in ranks.items()}
 
     def grid(tensor: Any) -> Grid:
         shape = values[tensor].shape

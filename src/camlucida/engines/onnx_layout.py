@@ -1,6 +1,6 @@
 """Where the channels are in the tensors of an ONNX graph, which says so only through what its operators take."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 CHANNELS_SECOND = frozenset(
@@ -35,36 +35,50 @@ _MOVES_AXES = frozenset(
 
 _COLOURS = (1, 3, 4)
 
+Found = Callable[[str, int], None]
+"""Takes down a tensor's channel axis, where it has one and none is known."""
+
 
 def channel_axes(
-    nodes: Sequence[Any], ranks: Mapping[str, int], known: Mapping[str, int], moving: frozenset[str]
+    nodes: Sequence[Any], ranks: Mapping[str, int], image: str, first: bool, moving: frozenset[str]
 ) -> dict[str, int]:
-    """The channel axis of each tensor of at least three axes, where the operators around it tell.
+    """The channel axis of each tensor that depends on the input and has at least three axes.
 
     It is known beside a convolution or a pooling, a transposition permutes it, and whatever keeps the number of axes
-    keeps it. So it is carried forwards and backwards until nothing new is found.
+    keeps it. So it is carried forwards and backwards until nothing new is found. Where the operators do not tell, the
+    channels of a tensor are where those of the image are.
 
     Args:
         nodes: in the order of the graph.
         ranks: the number of axes of each tensor.
-        known: what is known from outside.
+        image: the input that is the image.
+        first: whether its channels come first.
         moving: the tensors that depend on the input; the others are weights.
     """
-    axes = dict(known)
+    axes: dict[str, int] = {}
+
+    def usual(tensor: str) -> int:
+        return 1 if first else ranks[tensor] - 1
 
     def found(tensor: str, axis: int) -> None:
         if tensor in moving and ranks.get(tensor, 0) > 2:
             axes.setdefault(tensor, axis)
 
+    found(image, usual(image))
     count = -1
     while count != len(axes):
         count = len(axes)
         for node in [*nodes, *reversed(nodes)]:
             _carry(node, ranks, axes, moving, found)
+    for node in nodes:
+        _carry(node, ranks, axes, moving, found)
+        for tensor in node.output:
+            if tensor in ranks:
+                found(tensor, usual(tensor))
     return axes
 
 
-def _carry(node: Any, ranks: Mapping[str, int], axes: Mapping[str, int], moving: frozenset[str], found: Any) -> None:
+def _carry(node: Any, ranks: Mapping[str, int], axes: Mapping[str, int], moving: frozenset[str], found: Found) -> None:
     sources = [tensor for tensor in node.input if tensor in moving]
     results = [tensor for tensor in node.output if tensor]
     if not sources or not results:

@@ -1,6 +1,7 @@
 """A network in ONNX as it lies in a file, and how onnxruntime runs it. The user's protobuf is never changed."""
 
 import importlib
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,8 +97,8 @@ class OnnxModel:
             raise ModelError(f"the weights beside {path} cannot be read: {one_line(error)}") from error
         return cls(proto, str(path))
 
-    def feeds(self, inputs: Any) -> dict[str, NDArray[Any]]:
-        """What a user gives, by name and in the types that the network takes.
+    def named(self, inputs: Any) -> dict[str, NDArray[Any]]:
+        """What a user gives, by the names of the inputs, seen to be of their shapes.
 
         Args:
             inputs: one array, or a dict, list or tuple of them.
@@ -113,7 +114,20 @@ class OnnxModel:
         if set(given) != set(names):
             what = ", ".join(map(repr, inputs)) if isinstance(inputs, Mapping) else "other ones"
             raise RequestError(f"{self.name} takes the inputs {', '.join(map(repr, names))}, not {what}")
-        return {one.name: self._checked(one, given[one.name]) for one in self.inputs}
+        arrays = {name: np.asarray(given[name]) for name in names}
+        for one in self.inputs:
+            shape = arrays[one.name].shape
+            if one.shape is not None and not _fits(shape, one.shape):
+                raise RequestError(
+                    f"input {one.name!r} of {self.name} is {_by(one.shape)}, not {_by(shape)}"
+                    f"{_advice(arrays[one.name], one.shape)}"
+                )
+        return arrays
+
+    def feeds(self, inputs: Any) -> dict[str, NDArray[Any]]:
+        """What a user gives, as `named`, in the types that the network takes; rounded where those are whole numbers."""
+        arrays = self.named(inputs)
+        return {one.name: _typed(arrays[one.name], one.dtype) for one in self.inputs}
 
     def run(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]], *, keep: bool = True) -> list[Any]:
         """The values of tensors, in pieces of the size that the network takes at once.
@@ -133,16 +147,6 @@ class OnnxModel:
         if len(parts) == 1:
             return [_first(value, rows, size) for value in parts[0]]
         return [np.concatenate(values)[:rows] for values in zip(*parts, strict=True)]
-
-    def _checked(self, one: Input, x: Any) -> NDArray[Any]:
-        x = np.asarray(x)
-        if one.shape is not None and not _fits(x.shape, one.shape):
-            raise RequestError(
-                f"input {one.name!r} of {self.name} is {_by(one.shape)}, not {_by(x.shape)}{_advice(x, one.shape)}"
-            )
-        if one.dtype.kind in "iu" and x.dtype.kind == "f":
-            x = np.rint(x)
-        return np.ascontiguousarray(x, one.dtype)
 
     def _session(self, names: tuple[str, ...], *, keep: bool = True) -> Any:
         """The session of the network with these tensors added to its outputs."""
@@ -175,7 +179,7 @@ def _start(proto: Any, names: Sequence[str], called: str) -> Any:
                 f"{called} uses the operator {unknown[0]!r} of the domain {unknown[1]!r}, which onnxruntime does not "
                 "know"
             ) from error
-        raise ModelError(f"{called} cannot be run by onnxruntime: {one_line(error)}") from error
+        raise ModelError(f"{called} cannot be run by onnxruntime: {_reason(error)}") from error
 
 
 def _package(name: str) -> Any:
@@ -183,6 +187,11 @@ def _package(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingPackageError(name, "explaining an ONNX model", "onnx") from error
+
+
+def _reason(error: Exception) -> str:
+    """What onnxruntime says, without its own number and name of the error."""
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", one_line(error))
 
 
 def _unknown(proto: Any) -> Iterator[tuple[str, str]]:
@@ -222,6 +231,10 @@ def _size(shape: tuple[int | None, ...], channels_first: bool) -> tuple[int, int
     return None if height is None or width is None else (height, width)
 
 
+def _typed(x: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(np.rint(x) if dtype.kind in "iu" and x.dtype.kind == "f" else x, dtype)
+
+
 def _fits(given: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     """Whether a shape is that which an input takes, the number of images apart."""
     pairs = zip(given[1:], wanted[1:], strict=False)
@@ -259,4 +272,4 @@ def _answer(session: Any, names: Sequence[str], feeds: Mapping[str, NDArray[Any]
         return answer
     except Exception as error:
         shapes = " and ".join(_by(x.shape) for x in feeds.values())
-        raise RequestError(f"the model fails on an input of shape {shapes}: {one_line(error)}") from error
+        raise RequestError(f"the model fails on an input of shape {shapes}: {_reason(error)}") from error
