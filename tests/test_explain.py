@@ -837,7 +837,7 @@ def test_bad_requests(net, x, keyword, value, error, message):
         ("", CamlucidaError, "model|nothing"),
         (5, RequestError, "not int 5"),
         (None, RequestError, "model"),
-        (lambda x: x, RequestError, "cannot be explained"),
+        (lambda x: x, ConditionError, "grad-cam needs the gradient of the score, which a function"),
         ("no_such_module:make", ModelError, "no_such_module"),
     ],
 )

@@ -141,12 +141,16 @@ def test_numbers_without_channels_are_places():
     x = np.ones((2, 4), "float32")
     results = explained(lambda f: np.stack([f @ v, 0 * f @ v], -1), x, "occlusion?patch=1&stride=1", score="logit")
     np.testing.assert_allclose(results.raw, [v, v], atol=1e-6)
+    np.testing.assert_allclose(results[0].heatmap(), np.maximum(v, 0) / 3, atol=1e-6)
 
 
 def test_channels_first_is_seen_by_the_colours_and_told(classifier, x):
     first = explained(lambda i: classifier.predict_proba(np.moveaxis(i, 1, -1)), np.moveaxis(x, -1, 1), BLACK_BOX)
     last = explained(classifier.predict_proba, x, BLACK_BOX)
     np.testing.assert_allclose(first.raw, last.raw, rtol=1e-5)
+    for one, other in zip(first, last, strict=True):
+        assert one.heatmap().shape == SIZE
+        np.testing.assert_array_equal(one.answer.original, other.answer.original)
     assert "images (3, 12, 10) were taken to have their channels first" in first[0].notes
     assert not any("channels" in note for note in last[0].notes)
 

@@ -53,7 +53,7 @@ def test_grey_pictures(first, shape):
         ((2, 2, 30), True, (30,)),
         ((2, 30, 2), False, (30,)),
         ((2, 1, 5, 6, 7), True, (5, 6, 7)),
-        ((2, 9), True, ()),
+        ((2, 9), True, (9,)),  # numbers without channels are places
     ],
 )
 def test_the_picture_in_a_ready_input(shape, first, size):

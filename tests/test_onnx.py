@@ -418,6 +418,7 @@ def test_a_network_without_places():
         explained(model, x, "score-cam")
     result = explained(model, x, "occlusion?patch=1&stride=1", 1, score="logit")
     close(result.raw, x * weight(model.proto, "head/W")[1])
+    assert result[0].heatmap().shape == (12,)
 
 
 # What cam needs

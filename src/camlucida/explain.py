@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -100,11 +100,11 @@ class Explainer:
 
     def _by_output(self, given: Given) -> dict[str | None, dict[BoundTarget, int]]:
         """The targets by the output that they are of, each with its place in the request."""
-        named = self.engine.anatomy(given.inputs).outputs
         groups: dict[str | None, dict[BoundTarget, int]] = {}
         for place, target in enumerate(self.targets):
-            found = targets.of_output(target, named)
-            output, meant = (found.output, found.target) if isinstance(found, targets.Output) else (None, found)
+            if not isinstance(target, targets.Output):
+                target = targets.of_output(target, self.engine.anatomy(given.inputs).outputs)
+            output, meant = (target.output, target.target) if isinstance(target, targets.Output) else (None, target)
             groups.setdefault(output, {}).setdefault(meant, place)
         return groups
 
@@ -112,6 +112,7 @@ class Explainer:
         self, given: Given, output: str | None, group: list[BoundTarget], progress: plan.Progress | None
     ) -> list[Explanation]:
         anatomy = self.engine.anatomy(given.inputs, output)
+        given = replace(given, channels_first=anatomy.channels_first)  # what the model does tells best
         labels = self.loaded.labels if anatomy.classes == len(self.loaded.labels or ()) else None
         bound = [self._bound(target, anatomy, labels) for target in group]
         for target in bound:

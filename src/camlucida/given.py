@@ -44,7 +44,7 @@ class Given:
         image = max(leaves(self.inputs), key=lambda x: x.ndim)[i]
         if _channels_first(image, self.channels_first):
             image = np.moveaxis(image, 0, -1)
-        return {"name": f"image{i}", "source": f"image {i}", "original": image, "size": image.shape[:-1]}
+        return {"name": f"image{i}", "source": f"image {i}", "original": image, "size": image.shape[:-1] or image.shape}
 
 
 def from_pictures(loaded: LoadedModel, sources: Any) -> Given:
