@@ -15,10 +15,13 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+import camlucida as cl
 import frameworks
 
 SIDE = 8
 CLASSES = 4
+HALF_PRECISION = {"mixed_float16": 3e-3, "mixed_bfloat16": 2e-2}
+"""How far networks may be from their references, as a share; the others may be 1e-4."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,14 @@ class Network:
     output: str | None = None
     first: bool = False
     """Whether the channels come first."""
+
+
+def explained(network, **request):
+    """The explanations of all three inputs, at the layer that the network is about."""
+    request = {"layer": "auto" if network.auto else network.layer, "target": "top1", **request}
+    if network.output is not None and isinstance(request["target"], int | str):
+        request["target"] = cl.targets.output(network.output, request["target"])
+    return cl.explain(network.model, network.inputs, preprocess=None, **request)
 
 
 def images(count=3, *, side=SIDE, channels=3, axes=2, seed=1):

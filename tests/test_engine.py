@@ -25,7 +25,7 @@ from camlucida.engines import Probes, engine_for  # noqa: E402
 from camlucida.engines.keras_calls import operations  # noqa: E402
 from camlucida.errors import CamlucidaError, ConditionError, ImageError, RequestError, UnknownNameError  # noqa: E402
 from camlucida.trees import mapped  # noqa: E402
-from networks import CLASSES, NETWORKS, SIDE, Network, images, sequence, settled  # noqa: E402
+from networks import CLASSES, HALF_PRECISION, NETWORKS, SIDE, Network, explained, images, sequence, settled  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(  # Keras 3.15 on NumPy 2, whenever a TensorFlow variable becomes an array
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
@@ -33,16 +33,6 @@ pytestmark = pytest.mark.filterwarnings(  # Keras 3.15 on NumPy 2, whenever a Te
 
 ON = frameworks.BACKEND
 COMPILED = ON != "torch"
-
-HALF_PRECISION = {"mixed_float16": 3e-3, "mixed_bfloat16": 2e-2}
-
-
-def explained(network, **request):
-    """The explanations of all three inputs, at the layer that the network is about."""
-    request = {"layer": "auto" if network.auto else network.layer, "target": "top1", **request}
-    if network.output is not None and isinstance(request["target"], int | str):
-        request["target"] = cl.targets.output(network.output, request["target"])
-    return cl.explain(network.model, network.inputs, preprocess=None, **request)
 
 
 def halves(network):
