@@ -20,7 +20,9 @@ Before = Callable[[Any, tuple[Any, ...], dict[str, Any]], None]
 After = Callable[[Any, Any], Any]
 """Called with a module and its result; what it returns goes on through the network."""
 
-_hooks = threading.Lock()
+_hooks, _flags = threading.Lock(), threading.Lock()
+_within: dict[Any, int] = {}
+"""Modules in training mode, by how many explanations have set that aside at the moment; models may share modules."""
 _run: contextvars.ContextVar[object | None] = contextvars.ContextVar("camlucida_torch_run", default=None)
 
 
@@ -55,8 +57,8 @@ def hooked(before: Mapping[Any, Before], after: Mapping[Any, After]) -> Iterator
     handles: list[Any] = []
     reset = _run.set(token)
 
-    def pre(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if _run.get() is token:
+    def pre(module: Any, args: tuple[Any, ...], kwargs: Any = None) -> None:
+        if _run.get() is token:  # another thread may meet the hook while torch does not know yet that it wants keywords
             before[module](module, args, kwargs)
 
     def post(module: Any, args: Any, result: Any) -> Any:
@@ -102,22 +104,31 @@ def function_name(func: Any) -> str:
 
 
 @contextlib.contextmanager
-def evaluating(model: Any, lock: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """Within it, the model is in evaluation mode and nothing is recorded for gradients, whatever is around it.
 
-    Where some module is in training mode, its flag is put back at the end, and other explanations of the model wait.
     Parts that were compiled run as they were written, since compiled code calls no functions that could be seen.
     """
     compiled = any(is_compiled(module) for module in model.modules())
     eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
-    training = [module for module in model.modules() if module.training]
-    waiting = lock if training else contextlib.nullcontext()
-    with waiting, eager, torch.inference_mode(mode=False), torch.no_grad():
-        training = [module for module in training if module.training]
-        try:
+    with _untrained(model), eager, torch.inference_mode(mode=False), torch.no_grad():
+        yield
+
+
+@contextlib.contextmanager
+def _untrained(model: Any) -> Iterator[None]:
+    """Within it, no module is in training mode; the last of several threads that are within puts a flag back."""
+    with _flags:
+        training = [module for module in model.modules() if module.training or module in _within]
+        for module in training:
+            _within[module] = _within.get(module, 0) + 1
+            module.training = False
+    try:
+        yield
+    finally:
+        with _flags:
             for module in training:
-                module.training = False
-            yield
-        finally:
-            for module in training:
-                module.training = True
+                _within[module] -= 1
+                if not _within[module]:
+                    del _within[module]
+                    module.training = True

@@ -18,7 +18,7 @@ from camlucida.engines.torch_anatomy import TorchAnatomy, find_head, study
 from camlucida.engines.torch_calls import evaluating
 from camlucida.engines.torch_evidence import evidence
 from camlucida.engines.torch_forward import forward
-from camlucida.engines.torch_outputs import Which
+from camlucida.engines.torch_outputs import Which, check_rows
 from camlucida.engines.torch_tail import altered_scores, broadcasts
 from camlucida.errors import ModelError
 from camlucida.trees import leaves, mapped, signature
@@ -62,7 +62,7 @@ class Torch:
         heads = {
             path: self._head(inputs, request.output, path) for path in request.layers if request.needs(Need.WEIGHTS)
         }
-        with evaluating(self._model, self._lock):
+        with evaluating(self._model):
             key = (request.layers, request.output)
             answer = None
             if key not in self._overruled:
@@ -77,7 +77,7 @@ class Torch:
     def probe(self, inputs: Any, probes: Probes) -> Mapping[Score, Array]:
         """Scores ``(T, M)`` of masked inputs, as logits and as probabilities, in one forward pass."""
         known = self._study(inputs, probes.output)
-        with evaluating(self._model, self._lock):
+        with evaluating(self._model):
             given = self._placed(inputs)
             image = max(leaves(given), key=lambda x: x.ndim)
             rows = torch.tensor(probes.rows, device=image.device).long()
@@ -93,6 +93,7 @@ class Torch:
             logits, probabilities, _ = forward(
                 self._model, mapped(masked, given), {}, lambda _, x: x, known.end, probes.output
             )
+            check_rows(logits, len(rows))
             return _scores(probes.targets, probes.chosen, logits, probabilities, rows)
 
     def tail(self, image: Any, altered: Altered) -> Mapping[Score, Array]:
@@ -104,7 +105,7 @@ class Torch:
         """
         known = self._study(image, altered.output)
         key = (signature(image), altered.output, altered.layer)
-        with evaluating(self._model, self._lock):
+        with evaluating(self._model):
             given = self._placed(image, 1)
             if key not in self._repeated:
                 self._repeated[key] = not broadcasts(self._model, given, altered, known)
@@ -131,7 +132,7 @@ class Torch:
         key = (signature(inputs), output)
         with self._lock:
             if key not in self._studied:
-                with evaluating(self._model, self._lock):
+                with evaluating(self._model):
                     self._studied[key] = study(self._model, self._placed(inputs, 1), output)
             return self._studied[key]
 
@@ -139,7 +140,7 @@ class Torch:
         key = (signature(inputs), output, path)
         with self._lock:
             if key not in self._heads:
-                with evaluating(self._model, self._lock):
+                with evaluating(self._model):
                     self._heads[key] = find_head(self._model, self._placed(inputs, 1), output, path)
             return self._heads[key]
 

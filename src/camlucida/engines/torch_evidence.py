@@ -13,7 +13,9 @@ from camlucida.engines.torch_end import head_weights, two_classes
 from camlucida.engines.torch_forward import forward
 from camlucida.engines.torch_gradients import Cut
 from camlucida.engines.torch_layout import flat
+from camlucida.engines.torch_outputs import check_rows
 from camlucida.errors import ConditionError
+from camlucida.trees import count
 from camlucida.types import Array, Need
 
 
@@ -46,6 +48,7 @@ def evidence(
     chain = [call for calls in heads.values() for call in calls]
     recorded = (lambda: bool(cut.kept)) if overrule else None
     logits, probabilities, taken = forward(model, inputs, taps, tap, known.end, request.output, chain, recorded)
+    check_rows(logits, count(inputs))
     with torch.set_grad_enabled(differentiating):
         parameters = [torch.tensor(t.parameters(len(logits)), device=logits.device) for t in request.targets]
         pairs = list(zip(request.targets, parameters, strict=True))

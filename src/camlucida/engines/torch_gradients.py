@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from camlucida.errors import ConditionError
 from camlucida.types import Array
 
 
@@ -28,5 +29,11 @@ class Cut:
         if not score.requires_grad:
             return dict.fromkeys(self.kept)
         ones, outputs = torch.ones_like(score), list(self.kept.values())
-        found = torch.autograd.grad(score, outputs, ones, retain_graph=again, allow_unused=True)
+        try:
+            found = torch.autograd.grad(score, outputs, ones, retain_graph=again, allow_unused=True)
+        except RuntimeError as error:  # what the backward pass needs was written over; torch says so only here
+            said = " ".join(str(error).split())[:240]
+            raise ConditionError(
+                f"no gradient can be taken through this model: {said}; score-cam works, which needs none"
+            ) from error
         return dict(zip(self.kept, found, strict=True))

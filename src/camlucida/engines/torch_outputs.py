@@ -101,3 +101,16 @@ def pick_output(answer: Any, which: Which) -> Any:
         known = ", ".join(map(repr, outputs)) if "" not in outputs else "a single one without a name"
         raise RequestError(f"the model has no output {which!r}; it has {known}")
     return outputs[which]
+
+
+def check_rows(answer: Any, images: int) -> None:
+    """See that an answer has one row for each image.
+
+    Raises:
+        RequestError: it has not.
+    """
+    if answer.ndim == 0 or len(answer) != images:
+        raise RequestError(
+            f"the model answers {images} images with an array of shape {tuple(answer.shape)}; it must give one row of "
+            "scores for each image, (B, ...)"
+        )
