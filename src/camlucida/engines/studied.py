@@ -28,7 +28,8 @@ class OutputAnatomy(Generic[E]):
         if isinstance(layer, str):
             path = self._named(layer)
         else:
-            path = next((path for path, call in self.calls.items() if layer is not None and call.layer is layer), "")
+            calls = () if layer is None else self.calls.items()
+            path = next((path for path, call in calls if self.is_of(call, layer)), "")
             if not path:
                 name = getattr(layer, "name", None) or type(layer).__name__
                 raise RequestError(
@@ -46,6 +47,10 @@ class OutputAnatomy(Generic[E]):
         if not self.grids[path]:
             raise RequestError(f"layer {path!r} has no grid of locations that a map could show; choose an earlier one")
         return path
+
+    def is_of(self, call: Call, layer: Any) -> bool:
+        """Whether a call is one of this layer."""
+        return call.layer is layer
 
     def _named(self, name: str) -> str:
         if name == "auto":

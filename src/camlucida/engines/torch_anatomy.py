@@ -9,7 +9,7 @@ from camlucida.engines.choice import Call, handle
 from camlucida.engines.studied import OutputAnatomy
 from camlucida.engines.torch_dry_run import dry_run
 from camlucida.engines.torch_end import End, find_end, head_weights, linear_head
-from camlucida.engines.torch_forward import forward
+from camlucida.engines.torch_forward import forward, held, weakly
 from camlucida.engines.torch_layout import Layout, flat, picture_axis
 from camlucida.engines.torch_outputs import Which
 from camlucida.engines.torch_record import Record
@@ -22,6 +22,10 @@ class TorchAnatomy(OutputAnatomy[End]):
     """One output of a torch module, with how its tensors lie."""
 
     layouts: dict[str, Layout]
+
+    def is_of(self, call: Call, layer: Any) -> bool:
+        """Whether a call is one of this module."""
+        return held(call) is layer
 
 
 def study(model: Any, inputs: Any, output: Which) -> TorchAnatomy:
@@ -46,13 +50,15 @@ def study(model: Any, inputs: Any, output: Which) -> TorchAnatomy:
         if len(call.outputs) == 1
     )
     shape = tuple(run.tensors[run.output].shape)
-    one_unit = shape[-1] == 1 and end.activation == "sigmoid"
+    one_unit = shape[-1:] == (1,) and end.activation == "sigmoid"
     classes = (2 if one_unit else int(shape[-1])) if len(shape) == 2 else None
     told = (end.note,) if end.note else ()
     notes = {"notes": told} if end.activation == "none" else {"logit_notes": told}
     first = picture_axis(max(leaves(inputs), key=lambda x: x.ndim).shape) == 1
     anatomy = Anatomy(layers, run.names, classes, **notes, channels_first=first)
-    return TorchAnatomy(anatomy, calls, {path: layouts[path].grid for path in calls}, end, auto, layouts)
+    kept = {path: weakly(call) for path, call in calls.items()}
+    grids = {path: layout.grid for path, layout in layouts.items()}
+    return TorchAnatomy(anatomy, kept, grids, end.kept(), auto, layouts)
 
 
 def _addressed(run: Record) -> dict[str, Call]:
@@ -88,11 +94,11 @@ def find_head(model: Any, inputs: Any, output: Which, path: str) -> list[Call]:
         kept[name] = tensor.clone()
         return tensor
 
-    logits, _, taken = forward(model, inputs, {path: layer}, tap, replace(end, note=""), output, chain)
+    logits, _, taken = forward(model, inputs, {path: weakly(layer)}, tap, end, output, chain)
     A = flat(kept[path], run.layouts[layer.outputs[0]])
     weights, bias = head_weights(taken, A.shape[-1], A.device)
     if end.activation == "sigmoid" and weights.shape[-1] == 1:
         logits = logits[:, 1:]
     if not ends.is_head(*(x.cpu().numpy() for x in (A, weights, bias, logits))):
         raise ends.no_head(path, "what lies between it and the output is not linear")
-    return chain
+    return [weakly(call) for call in chain]

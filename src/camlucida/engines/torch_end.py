@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import numpy as np
@@ -44,6 +44,10 @@ class End:
     activation: Activation
     call: Call | None
     note: str
+
+    def kept(self) -> "End":
+        """The same without the modules of the run that it was found in."""
+        return replace(self, call=self.call and replace(self.call, parent=None))
 
     def read(self, answer: Array, logits: Array | None) -> tuple[Array, Array | None]:
         """Scores and probabilities ``(B, C)``, float32, from the model's answer and what its last activation took.

@@ -1,8 +1,11 @@
 """One run of a torch module with taps at layers, its end opened and the weights of its head taken along."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import copy
+import dataclasses
+import weakref
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,6 +41,7 @@ def forward(
     """Scores and probabilities ``(B, C)`` of one run, and weight and bias of the linear calls in `head`.
 
     Args:
+        taps: by path, calls that hold their modules weakly.
         recorded: asked before each function whether it is to be recorded for gradients, whatever the model's own
             code says of it; None leaves that to the model.
     """
@@ -59,7 +63,7 @@ def forward(
         path = at_functions.get((name, number))
         return result if path is None else _tapped(result, taps[path].item, path, tap, seen)
 
-    layers = [call.layer for call in taps.values() if call.layer is not None]
+    layers = [layer for call in taps.values() if (layer := held(call)) is not None]
     after = {layer: _counting(layer, taps, tap, seen) for layer in layers}
     needed = opened or watched or at_functions or recorded
     with hooked({}, after), torch.set_grad_enabled(torch.is_grad_enabled()):
@@ -72,8 +76,18 @@ def forward(
     return logits, probabilities, [seen.linear[call.kind, call.occurrence] for call in head]
 
 
+def weakly(call: Call) -> Call:
+    """A call as it is kept beyond a run: a module whose hooks know its model would hold that for ever."""
+    return replace(call, layer=None if call.layer is None else weakref.ref(call.layer), parent=None)
+
+
+def held(call: Call) -> Any:
+    """The module of a call that is held weakly; None for a function."""
+    return None if call.layer is None else call.layer()
+
+
 def _counting(layer: Any, taps: Mapping[str, Call], tap: Tap, seen: _Seen) -> After:
-    at = {path: call for path, call in taps.items() if call.layer is layer}
+    at = {path: call for path, call in taps.items() if held(call) is layer}
     calls = 0
 
     def after(_: Any, result: Any) -> Any:
@@ -97,14 +111,20 @@ def _tapped(result: Any, item: int, path: str, tap: Tap, seen: _Seen) -> Any:
 def _replaced(tree: Any, old: Array, new: Array) -> Any:
     if tree is old:
         return new
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            tree[key] = _replaced(value, old, new)
+    if isinstance(tree, MutableMapping):
+        tree = copy.copy(tree)  # the layer may keep its own
+        for key in list(tree):
+            tree[key] = _replaced(tree[key], old, new)
         return tree
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(_replaced(value, old, new) for value in tree))
     if isinstance(tree, list | tuple):
         return type(tree)(_replaced(value, old, new) for value in tree)
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        tree = copy.copy(tree)
+        for field in dataclasses.fields(tree):  # past a dataclass's own word that it is frozen
+            object.__setattr__(tree, field.name, _replaced(getattr(tree, field.name), old, new))
+        return tree
     return tree
 
 
