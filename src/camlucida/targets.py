@@ -119,9 +119,9 @@ class Custom:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A target of one named output of a model that has several."""
+    """A target of one output of a model that has several: its name, or for torch a function that picks it."""
 
-    output: str
+    output: Any
     target: Classes | Custom
 
 
@@ -150,9 +150,15 @@ def each(targets: Sequence[Which]) -> Classes:
     return Classes(rows)
 
 
-def output(name: str, target: "Which | Classes | Custom" = "top1") -> Output:
-    """A target of the output called `name`, of a model that has several."""
-    return Output(name, target if isinstance(target, Classes | Custom) else class_(target))
+def output(which: str | Callable[[Any], Any], target: "Which | Classes | Custom" = "top1") -> Output:
+    """A target of one of a model's several outputs.
+
+    Args:
+        which: its name; of a torch module also a function from the whole answer to the tensor of scores. Keep the
+            function to keep what the dry run saw.
+        target: what to explain of that output.
+    """
+    return Output(which, target if isinstance(target, Classes | Custom) else class_(target))
 
 
 def custom(function: Callable[[Array], Array], name: str | None = None) -> Custom:

@@ -91,7 +91,7 @@ class Recorder:
             answer = called(self.model, inputs)
             picked = pick_output(answer, output)
         self.output = self._identified(picked)
-        self.names = tuple(name for name in named_outputs(answer) if name)
+        self.names = () if callable(output) else tuple(name for name in named_outputs(answer) if name)
 
     def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         parent = self._running[-1] if self._running else None
