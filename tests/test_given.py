@@ -118,6 +118,11 @@ def test_tensors_that_need_gradients_are_taken_and_left_as_they_are():
     assert (x.requires_grad, x.grad) == (True, None)
 
 
+def test_a_preprocessing_of_colours_for_a_grey_network_is_refused():
+    with pytest.raises(errors.RequestError, match="'torch' is for colours, and net takes grey pictures: name unit"):
+        given.from_pictures(loaded(grey=True, preprocessing=PREPROCESSINGS["torch"]), PICTURES)
+
+
 def test_ready_inputs_that_are_refused():
     with pytest.raises(errors.RequestError, match="ready inputs need one first axis"):
         given.from_ready(loaded(), (torch.zeros(2, 3, 4, 4), torch.zeros(3, 3, 4, 4)))

@@ -662,6 +662,15 @@ def test_size():
             load_model(model, size=wrong)
 
 
+def test_channels_first(monkeypatch):
+    assert not load_model(tiny()).channels_first
+    monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+    series = keras.Sequential([keras.Input((3, 8, 6)), layers.Flatten(), layers.Dense(2)])
+    loaded = load_model(series)
+    assert (loaded.size, loaded.channels_first, loaded.grey) == ((8, 6), True, False)
+    assert load_model(keras.Sequential([keras.Input((1, 8, 6)), layers.Flatten(), layers.Dense(2)])).grey
+
+
 def test_preprocess():
     model = tiny(name="xception")
     assert load_model(model, preprocess=None).preprocessing is None

@@ -93,6 +93,11 @@ def _prepared(loaded: LoadedModel, pictures: Sequence[images.Picture]) -> NDArra
     if loaded.grey:
         pixels = pixels @ np.asarray([[0.299], [0.587], [0.114]], "float32")
     inputs = loaded.preprocessing.apply(pixels)
+    if loaded.grey and inputs.shape[-1] != 1:
+        raise RequestError(
+            f"preprocessing {loaded.preprocessing.name!r} is for colours, and {loaded.name} takes grey pictures: name"
+            " unit, tf or none instead"
+        )
     return np.ascontiguousarray(np.moveaxis(inputs, -1, 1)) if loaded.channels_first else inputs
 
 

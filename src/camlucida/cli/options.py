@@ -13,6 +13,7 @@ What MODEL and ``--model`` may be:
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,8 +75,8 @@ def _import_quietly(model: str, backend: str | None) -> None:
         with hushed():
             import_keras()
     elif spec.kind == "factory":
-        if backend is not None:
-            choose(backend)
+        if "keras" not in sys.modules:
+            choose(backend)  # what the function's module may import next
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         with hushed():
             factory.find(spec.name)

@@ -1,15 +1,23 @@
 """From a spec to a model, its preprocessing and its labels.
 
-    spec.py             "mobilenet?alpha=0.75", "net.keras", "package.module:function" taken apart
-    cifar10.py          the embedded network
-    applications.py     the networks of keras.applications
-    files.py            whole models in files       weights.py   weights in files
+    spec.py             "mobilenet?alpha=0.75", "net.pt2", "timm:resnet50", "package.module:function" taken apart
+    loaded.py           LoadedModel, and what becomes one: from_object
+    loading.py          load_model: from a spec, a file or an object to a LoadedModel
+    altered.py          what users say in place of what a model says
+    factory.py          models that a function of the user's makes
     preprocessing.py    from pixels to inputs       labels.py    the names of classes
-    backend.py          what Keras runs on          guess.py     what a model tells about itself
-    loading.py          all of it together: load_model
-    known.py            the list of names
+    known.py            the list of names           installed.py whether a package is there
 
-Importing it imports no framework.
+    Keras                                           torch
+    cifar10.py          the embedded network        torch_libraries.py  timm and torchvision
+    applications.py     keras.applications          hugging_face.py     transformers
+                                                    libraries.py        what these have in common
+    files.py, hdf5.py   whole models in files       torch_files.py, program.py, program_safety.py
+    weights.py          weights in files            torch_weights.py
+    guess.py            what a model tells          guess_torch.py
+    backend.py          what Keras runs on
+
+Importing it imports no framework: the files on the right import torch, and are imported when they are needed.
 """
 
 from camlucida.models.known import KnownModel, known_models

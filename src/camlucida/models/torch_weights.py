@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ _WRAPPINGS = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every name."""
 _COUNTER = "num_batches_tracked"
 """Files from before torch 0.4.1 lack it, and torch does without."""
+
+_forcing = (
+    threading.RLock()
+)  # the environment is shared, and whoever comes last must not put back what the first had set
 
 
 def load_weights(model: Any, file: str | PathLike[str], network: str) -> None:
@@ -78,15 +83,16 @@ def read_tensors(path: Path) -> Any:
 def tensors_only() -> Iterator[None]:
     """Within it, ``torch.load`` runs no code from a file, even where a library would let it."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # which torch reads at each call
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+    with _forcing:
+        before = os.environ.get(name)
+        os.environ[name] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
 
 
 def state_dict(content: Any) -> dict[str, Any] | None:
