@@ -170,15 +170,15 @@ def test_every_node_on_the_way_is_a_layer_and_weights_are_none():
     turned = b.node("Transpose", b.weight("W", 3, 4, 1, 1), "turn_weights", perm=[1, 0, 2, 3])
     b.nodes.append(onnx.helper.make_node("Conv", [x, turned], ["made"]))  # without a name
     x = b.node("Relu", "made", "made")
-    x = b.node("Reshape", [x, b.node("Shape", x, "shape")], "reshape")
-    b.output(b.node("Transpose", x, "last", perm=[0, 2, 3, 1]), None)
+    x = b.node("Transpose", x, "last", perm=[0, 2, 3, 1])
+    b.output(b.node("Reshape", [x, b.constant("shape", [-1, 4, *SIZE])], "reshape"), None)
     model = OnnxModel(b.proto())
     layers = engine_for(model).anatomy(images()).layers
     assert [(layer.path, layer.kind, layer.grid, layer.channels) for layer in layers] == [
         ("made", "Conv", SIZE, 4),
         ("made#2", "Relu", SIZE, 4),
-        ("reshape", "Reshape", SIZE, 4),
         ("last", "Transpose", SIZE, 4),
+        ("reshape", "Reshape", (), 10),  # what lies where after a reshaping, nothing tells
     ]
 
 
@@ -419,6 +419,41 @@ def test_a_network_without_places():
     result = explained(model, x, "occlusion?patch=1&stride=1", 1, score="logit")
     close(result.raw, x * weight(model.proto, "head/W")[1])
     assert result[0].heatmap().shape == (12,)
+
+
+def test_a_series_that_is_convolved_as_a_flat_picture():
+    """As exports of Keras have it: moved, widened by an axis of one, narrowed and moved back."""
+    b = networks.Builder()
+    x = b.node("Transpose", b.input("image", ["N", 20, 2]), "first", perm=[0, 2, 1])
+    x = b.node("Unsqueeze", [x, b.constant("axis", [2])], "widen")
+    x = b.node("Squeeze", [b.conv(x, "conv", 2, CHANNELS, (1, 3)), "axis"], "narrow")
+    x = b.node("Transpose", b.node("Relu", x, "relu"), "last", perm=[0, 2, 1])
+    x = b.node("ReduceMean", x, "mean", axes=[1], keepdims=0)
+    b.output(b.dense(x, "head", CHANNELS, CLASSES), ["N", CLASSES], "scores")
+    model, x = OnnxModel(b.proto()), np.moveaxis(images(2, (20,), 2), 1, -1)
+    assert not model.channels_first
+    (item, _) = explained(model, x)
+    A = values(model.proto, {"image": x}, "relu:0")[0][0]
+    assert item.layer == "relu"
+    close(item.raw, weight(model.proto, "head/W")[CLASS] @ A)
+
+
+def test_heads_and_tokens_of_attention_are_no_places():
+    b = networks.Builder()
+    patches = b.conv(b.input("image", ["N", 3, 8, 8]), "patches", 3, 4, (2, 2), strides=[2, 2])
+    x = b.node("Reshape", [patches, b.constant("tokens", [0, 4, -1])], "as_tokens")
+    x = b.node("Transpose", x, "tokens_first", perm=[0, 2, 1])
+    heads = b.node("Reshape", [x, b.constant("heads", [0, 0, 2, 2])], "as_heads")
+    query = b.node("Transpose", heads, "query", perm=[0, 2, 1, 3])
+    key = b.node("Transpose", heads, "key", perm=[0, 2, 3, 1])
+    attention = b.node("Softmax", b.node("MatMul", [query, key], "product"), "attention", axis=-1)
+    x = b.node("MatMul", [attention, query], "mixed")
+    x = b.node("ReduceMean", x, "mean", axes=[1, 2], keepdims=0)
+    b.output(b.dense(x, "head", 2, 3), ["N", 3], "scores")
+    model = OnnxModel(b.proto())
+    layers = engine_for(model).anatomy(images(1, (8, 8))).layers
+    assert {layer.path for layer in layers if len(layer.grid) == 2} == {"patches"}
+    assert [layer.path for layer in layers if layer.chosen] == ["patches"]
 
 
 # What cam needs

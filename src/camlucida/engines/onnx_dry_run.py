@@ -37,7 +37,7 @@ class DryRun:
         graph: the graph itself.
         flow: the way of the data.
         values: by tensor, for one image (or for as many as the network takes at once).
-        axes: by tensor, the channel axis.
+        axes: by tensor with locations, the channel axis.
         output: the tensor that is explained.
         chosen: the call that ``layer="auto"`` means, and why.
     """
@@ -86,12 +86,11 @@ def dry_run(model: OnnxModel, inputs: Any, output: str | None) -> DryRun:
     moving = frozenset(_moving(graph.node, feeds)) & values.keys()
     calls = list(_calls(graph.node, moving))
     ranks = {name: value.ndim for name, value in values.items()}
-    known = channel_axes(graph.node, ranks, model.image.name, model.channels_first, moving)
-    axes = {name: known.get(name, rank - 1) for name, rank in ranks.items()}
+    axes = channel_axes(graph.node, ranks, model.image.name, model.channels_first, moving)
 
     def grid(tensor: Any) -> Grid:
         shape = values[tensor].shape
-        if len(shape) < 3 or shape[0] != rows:
+        if tensor not in axes or shape[0] != rows:
             return ()
         return tuple(n for axis, n in enumerate(shape) if axis not in (0, axes[tensor]))
 

@@ -110,7 +110,7 @@ def _studied(run: DryRun, model: OnnxModel) -> OnnxAnatomy:
     chosen, reason = run.chosen
     calls = addressed(run.flow.calls)
     tensors = {path: str(call.outputs[0]) for path, call in calls.items()}
-    axes = {path: run.axes[tensor] for path, tensor in tensors.items()}
+    axes = {path: run.axes.get(tensor, -1) for path, tensor in tensors.items()}
     grids = {path: run.flow.grid(tensor) for path, tensor in tensors.items()}
     layers = tuple(
         LayerInfo(

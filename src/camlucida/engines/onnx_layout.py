@@ -42,11 +42,11 @@ Found = Callable[[str, int], None]
 def channel_axes(
     nodes: Sequence[Any], ranks: Mapping[str, int], image: str, first: bool, moving: frozenset[str]
 ) -> dict[str, int]:
-    """The channel axis of each tensor that depends on the input and has at least three axes.
+    """The channel axis of the tensors that depend on the input and have at least three axes, where operators tell it.
 
     It is known beside a convolution or a pooling, a transposition permutes it, and whatever keeps the number of axes
-    keeps it. So it is carried forwards and backwards until nothing new is found. Where the operators do not tell, the
-    channels of a tensor are where those of the image are.
+    keeps it. So it is carried forwards and backwards until nothing new is found. After a reshaping it is not known: the
+    axes of what attention works on, heads and tokens, are no locations.
 
     Args:
         nodes: in the order of the graph.
@@ -57,24 +57,16 @@ def channel_axes(
     """
     axes: dict[str, int] = {}
 
-    def usual(tensor: str) -> int:
-        return 1 if first else ranks[tensor] - 1
-
     def found(tensor: str, axis: int) -> None:
         if tensor in moving and ranks.get(tensor, 0) > 2:
             axes.setdefault(tensor, axis)
 
-    found(image, usual(image))
+    found(image, 1 if first else ranks[image] - 1)
     count = -1
     while count != len(axes):
         count = len(axes)
         for node in [*nodes, *reversed(nodes)]:
             _carry(node, ranks, axes, moving, found)
-    for node in nodes:
-        _carry(node, ranks, axes, moving, found)
-        for tensor in node.output:
-            if tensor in ranks:
-                found(tensor, usual(tensor))
     return axes
 
 
@@ -87,7 +79,7 @@ def _carry(node: Any, ranks: Mapping[str, int], axes: Mapping[str, int], moving:
         for tensor in (sources[0], results[0]):
             found(tensor, 1)
         return
-    if node.op_type in _CHANNELS_LAST:
+    if node.op_type in _CHANNELS_LAST and len(sources) == 1:
         for tensor in (sources[0], results[0]):
             found(tensor, ranks.get(tensor, 0) - 1)
         return
@@ -98,6 +90,8 @@ def _carry(node: Any, ranks: Mapping[str, int], axes: Mapping[str, int], moving:
         if results[0] in axes:
             found(sources[0], order[axes[results[0]]])
         return
+    if node.op_type == "Squeeze":
+        _squeezed(sources[0], results[0], ranks, axes, found)
     if node.op_type in _MOVES_AXES:
         return
     alike = [tensor for tensor in (*sources, *results) if ranks.get(tensor) == ranks.get(results[0])]
@@ -105,6 +99,15 @@ def _carry(node: Any, ranks: Mapping[str, int], axes: Mapping[str, int], moving:
     if axis is not None:
         for tensor in alike:
             found(tensor, axis)
+
+
+def _squeezed(source: str, result: str, ranks: Mapping[str, int], axes: Mapping[str, int], found: Found) -> None:
+    """Channels that are second stay second, and those that are last stay last: series go through flat pictures so."""
+    for one, other in ((source, result), (result, source)):
+        if axes.get(one) == 1:
+            found(other, 1)
+        elif axes.get(one) == ranks[one] - 1:
+            found(other, ranks[other] - 1)
 
 
 def permutation(node: Any, rank: int) -> list[int]:
@@ -132,9 +135,14 @@ def image_channels_first(graph: Any, image: str, shape: Sequence[int | None]) ->
         for node in consumers.get(tensor, ()):
             if node.op_type in CHANNELS_SECOND and node.input[0] == tensor:
                 return axes[1] == 1
-            if node.op_type in _MOVES_AXES or node.output[0] in seen:
+            widened = (
+                node.op_type == "Unsqueeze"
+            )  # a series on its way to a flat picture, where its channels stay second
+            if (node.op_type in _MOVES_AXES and not widened) or node.output[0] in seen:
                 continue
             order = permutation(node, rank) if node.op_type == "Transpose" else range(rank)
+            if len(order) != rank:
+                continue
             waiting.append((node.output[0], [axes[i] for i in order]))
             seen.add(node.output[0])
     return not (shape[-1] in _COLOURS and shape[1] not in _COLOURS)
