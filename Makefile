@@ -26,7 +26,7 @@ format: .venv/with-dev ## Format the code and mend what lint can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: .venv/with-tensorflow-cpu ## Measure time and memory; needs an idle machine. ARGS="..." goes to benchmarks/run.py
+bench: .venv/with-dev ## Measure time and memory; needs an idle machine. ARGS="..." goes to benchmarks/run.py
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 train: .venv/with-tensorflow-cpu ## Train a network as MODEL_CARD.md's first step (an hour); TRAIN=... TEST=...

@@ -1,75 +1,74 @@
 """Measure every figure that the project states, and write them to benchmarks/README.md.
 
-    python benchmarks/run.py [--peers PYTHON]
+    python benchmarks/run.py [--peers DIR]
 
-PYTHON is the interpreter of an environment in which the libraries that are compared with are installed; each part runs
-in a process of its own. Run it on a machine that does nothing else.
+DIR is an environment (`python -m venv`) in which the libraries that are compared with are installed. Each part runs in
+a process of its own. Run it on a machine that does nothing else.
 """
 
-import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from processes import HERE, Row, answer
 
-HERE = Path(__file__).resolve().parent
 MARK = "<!-- figures -->\n"
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": str(HERE.parent / "src"),
-    "KERAS_BACKEND": "tensorflow",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
+PARTS = {
+    "Grad-CAM over a plain forward pass of the same batch of 8": (
+        ("grad_cam_keras.py", "tensorflow"),
+        ("grad_cam_keras.py", "jax"),
+        ("grad_cam_keras.py", "torch"),
+        ("grad_cam_torch.py", "beside peers"),
+        ("grad_cam_xception.py", "beside peers"),
+    ),
+    "CAM over a plain pass of onnxruntime on the same batch of 8": (("cam_onnx.py", ""),),
+    "Score-CAM, 768 channels": (("score_cam.py", ""),),
+    "Peak memory of Grad-CAM over that of a forward pass without gradients": (("memory.py", ""),),
+    "A thousand calls in a row": (("calls.py", ""),),
+    "Start": (("start_up.py", ""),),
 }
+"""Tables, with the scripts that measure them and the backend of Keras, or that others are measured beside it."""
 
 
-def part(python: str, script: str, *arguments: str) -> Any:
-    """What one of the scripts prints, run by this interpreter."""
-    command = [python, str(HERE / script), *arguments]
-    done = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout[done.stdout.rindex("\n") + 1 :] if "\n" in done.stdout else done.stdout)
+def rows(script: str, how: str, peers: str) -> list[Row]:
+    """What a script measured; one that fails says why itself, and its row that it failed."""
+    try:
+        if how == "beside peers":
+            return answer(script, python=peers)
+        return answer(script, backend=how or "tensorflow")
+    except subprocess.CalledProcessError:
+        return [(f"`{script}` {how}", "", "FAILED")]
 
 
-def start_up(*arguments: str) -> float:
-    """The median time of a command of ours over nine runs, in seconds, the interpreter's start included."""
-    command = [sys.executable, "-c", "from camlucida.cli import main; main()", *arguments]
-    taken = []
-    for _ in range(10):
-        started = time.perf_counter()
-        subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, check=True)
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken[1:])
+def tables(peers: str) -> Iterator[str]:
+    """Each table in Markdown, once it is measured."""
+    for title, scripts in PARTS.items():
+        found = [row for script, how in scripts for row in rows(script, how, peers)]
+        lines = [f"| {title} | at most | measured |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in found)]
+        yield "\n".join(lines) + "\n"
 
 
-def figures(peers: str) -> list[tuple[str, str, str]]:
-    """Rows of the table: what, limit, measured."""
-    grad_cam = part(peers, "grad_cam.py")
-    rows = []
-    for name, ratio in grad_cam["ratios"].items():
-        if name != "predict_on_batch":
-            limit = "1.05" if name == "camlucida" else ""
-            rows.append((f"Grad-CAM, Xception, batch 8, over `predict_on_batch`: {name}", limit, f"{ratio:.2f}"))
-    rows += [(f"the same: {name}", "", f"not measured ({why})") for name, why in grad_cam["missing"].items()]
-    rows.append(("new traces for ten classes in turn, batches of 8, 5 and 1", "0", str(grad_cam["new traces"])))
-    ratio = part(sys.executable, "score_cam.py", "time")
-    rows.append(("Score-CAM, MobileNet 0.75, 768 channels, over 24 forward passes of 32", "1.15", f"{ratio:.2f}"))
-    more, less = (part(sys.executable, "score_cam.py", channels) for channels in ("768", "64"))
-    rows.append(("Score-CAM, peak memory for 768 channels less that for 64", "300 MB", f"{more - less:.0f} MB"))
-    rows += [(f"`camlucida {name}`", "0.4 s", f"{start_up(name):.2f} s") for name in ("--help", "methods")]
-    return rows
-
-
-def main(peers: Annotated[str, typer.Option(help="Interpreter with the libraries to compare with.")] = "") -> None:
-    """Measure, print and write."""
-    rows = figures(peers or sys.executable)
-    lines = ["| figure | at most | measured |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
-    text = "\n".join(lines) + f"\n\n{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}.\n"
-    typer.echo(text)
+def main(
+    peers: Annotated[Path | None, typer.Option(help="Environment with the libraries to compare with.")] = None,
+) -> None:
+    """Measure and print; write, unless something failed."""
+    python = sys.executable if peers is None else str(peers / "bin" / "python")
+    if not Path(python).exists():
+        raise typer.BadParameter(f"there is no {python}; give the folder that `python -m venv` made")
+    measured = []
+    for table in tables(python):
+        typer.echo(table)
+        measured.append(table)
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}.\n"
+    typer.echo(machine)
+    text = "\n".join([*measured, machine])
+    if "FAILED" in text:
+        raise typer.Exit(1)
     readme = HERE / "README.md"
     head, _, _ = readme.read_text(encoding="utf-8").partition(MARK)
     readme.write_text(head + MARK + text, encoding="utf-8")

@@ -1,12 +1,12 @@
 """Score-CAM over as many plain forward passes of the same batch size, and its peak memory as channels grow."""
 
-import json
 import resource
 import sys
 
 import keras
 import numpy as np
-from timing import ratios
+from processes import Row, answer, tell
+from timing import over, timed
 
 import camlucida as cl
 
@@ -24,7 +24,7 @@ def network(channels: int) -> keras.Model:
     return keras.Model(image, keras.layers.Dense(10, activation="softmax")(x))
 
 
-def time_ratio() -> float:
+def time_ratio() -> str:
     """MobileNet 0.75 at 224, its 768 channels in batches of 32."""
     keras.utils.set_random_seed(0)
     model = keras.applications.MobileNet(alpha=0.75, weights=None)
@@ -35,7 +35,7 @@ def time_ratio() -> float:
         "passes": lambda: [model.predict_on_batch(batch) for _ in range(768 // BATCH)],
         "score-cam": lambda: explainer(image),
     }
-    return ratios(contenders, "passes", rounds=5)["score-cam"]
+    return over(timed(contenders, rounds=5), "score-cam", "passes")
 
 
 def peak_memory(channels: int) -> float:
@@ -46,6 +46,13 @@ def peak_memory(channels: int) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def rows() -> list[Row]:
+    more, less = (answer("score_cam.py", channels) for channels in ("768", "64"))
+    return [
+        ("MobileNet 0.75, over 24 forward passes of 32", "1.15", time_ratio()),
+        ("a small network, peak memory less that for 64 channels", "300 MB", f"{more - less:.0f} MB"),
+    ]
+
+
 if __name__ == "__main__":
-    what = sys.argv[1]
-    json.dump(time_ratio() if what == "time" else peak_memory(int(what)), sys.stdout)
+    tell(peak_memory(int(sys.argv[1])) if len(sys.argv) > 1 else rows())

@@ -4,18 +4,26 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+Times = Mapping[str, list[float]]
+"""Per contender, the seconds that it took in each round."""
 
-def ratios(contenders: Mapping[str, Callable[[], object]], base: str, rounds: int) -> dict[str, float]:
-    """Per contender, the median over rounds of its time divided by the base's time in the same round."""
+
+def timed(contenders: Mapping[str, Callable[[], object]], rounds: int) -> Times:
+    """Time everything once in each round, every other round backwards, after two runs of each that are not counted."""
     for run in contenders.values():
         run()
         run()
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
+    for number in range(rounds):
+        for name in contenders if number % 2 else reversed(contenders):
             started = time.perf_counter()
-            run()
+            contenders[name]()
             times[name].append(time.perf_counter() - started)
-    return {
-        name: statistics.median(t / b for t, b in zip(taken, times[base], strict=True)) for name, taken in times.items()
-    }
+    return times
+
+
+def over(times: Times, name: str, base: str) -> str:
+    """A contender's time over the base's in the same round: the median of all rounds, and the quartiles around it."""
+    found = [t / b for t, b in zip(times[name], times[base], strict=True)]
+    low, middle, high = statistics.quantiles(found, n=4, method="inclusive")
+    return f"{middle:.2f} ({low:.2f}–{high:.2f})"

@@ -3,18 +3,17 @@
 Xception, batch 8, random weights (they do not change the time). What is not installed is left out and said.
 """
 
-import json
-import sys
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from timing import ratios
+from beside import rows as beside
+from processes import Row, tell
 
 import camlucida as cl
-from camlucida.engines import engine_for
 
 BATCH, SIZE, LAYER, ROUNDS = 8, 299, "block14_sepconv2_act", 7
 
@@ -69,36 +68,33 @@ PEERS = {
 }
 
 
-def main() -> None:
-    """Print one JSON document: ratios by name, and what could not be measured, with the reason."""
+def rows() -> list[Row]:
     keras.utils.set_random_seed(0)
     model = keras.applications.Xception(weights=None)
     batch = np.random.default_rng(0).uniform(-1, 1, (BATCH, SIZE, SIZE, 3)).astype("float32")
     classes = np.arange(BATCH)
     explainer = cl.Explainer(model, target=cl.targets.each(classes.tolist()), layer=LAYER, preprocess=None)
-    contenders: dict[str, Callable[[], object]] = {
-        "predict_on_batch": lambda: model.predict_on_batch(batch),
-        "camlucida": lambda: [item.heatmap() for item in explainer(batch)],
-    }
-    missing = {}
-    for name, build in PEERS.items():
-        try:
-            run = build(model, batch, classes)
-            run()
-        except Exception as error:  # a peer may fail in any way, which is then reported
-            missing[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-        else:
-            contenders[name] = run
-    result = ratios(contenders, "predict_on_batch", ROUNDS)
+    peers = {name: functools.partial(build, model, batch, classes) for name, build in PEERS.items()}
+    measured = beside(
+        "TensorFlow, Xception",
+        "1.05",
+        lambda: model.predict_on_batch(batch),
+        lambda: [item.heatmap() for item in explainer(batch)],
+        peers,
+        ROUNDS,
+    )
+    return [*measured, ("new traces for ten classes in turn, batches of 8, 5 and 1", "0", traces(explainer, batch))]
 
-    engine = engine_for(model)
-    before = engine.traces
+
+def traces(explainer: cl.Explainer, batch: np.ndarray) -> str:
+    """How many more steps are traced for other classes and other batch sizes."""
+    before = explainer.engine.traces
     for c in range(10):
         explainer.targets = cl.targets.parse_all(c)
         for size in (8, 5, 1):
             explainer(batch[:size])
-    json.dump({"ratios": result, "missing": missing, "new traces": engine.traces - before}, sys.stdout)
+    return str(explainer.engine.traces - before)
 
 
 if __name__ == "__main__":
-    main()
+    tell(rows())
