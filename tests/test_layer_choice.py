@@ -1,5 +1,7 @@
 """The layer that ``layer="auto"`` means: over keras.applications, one network per family, and on the traps.
 
+The choice knows no framework, so that a few of the networks are enough on JAX and torch.
+
 Numbers that Keras gives to layers without a name (`activation_17`) depend on what was built before, so that such a path
 is a regular expression here. That it is the right one is held by what the network itself pools.
 """
@@ -73,6 +75,10 @@ TABLE = {
     ),
 }
 
+ON_EVERY_BACKEND = ("MobileNet", "ResNet50")
+NAMES = list(TABLE) if keras.config.backend() == "tensorflow" else ON_EVERY_BACKEND
+only_on_tensorflow = pytest.mark.skipif(len(NAMES) < len(TABLE), reason="as on TensorFlow, and slow")
+
 
 def noise(side):
     return np.random.default_rng(0).normal(size=(1, side, side, 3)).astype("float32")
@@ -128,7 +134,7 @@ def test_every_family_has_a_row():
         assert any(row.startswith(family) for row in of_rows), module
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", NAMES)
 def test_small_inputs(name):
     row = TABLE[name]
     side, grid = row.small
@@ -146,6 +152,7 @@ def test_small_inputs(name):
         assert linear.name in ("predictions", "conv_preds")
 
 
+@only_on_tensorflow
 @pytest.mark.parametrize("name", TABLE)
 def test_inputs_of_the_official_size(name):
     row = TABLE[name]
@@ -156,6 +163,7 @@ def test_inputs_of_the_official_size(name):
     assert layer.path == last_features(model).name
 
 
+@only_on_tensorflow
 @pytest.mark.parametrize("name", TABLE)
 def test_the_smallest_inputs(name):
     """Where a single location is left at the end: the last whole tensor with more, never a 1x1 grid, never a branch."""

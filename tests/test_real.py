@@ -1,6 +1,11 @@
 """Real weights and photographs: the heat lies on what is named. Skipped where the test data are not there."""
 
+import importlib.util
 import json
+import os
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -129,3 +134,52 @@ def test_heads_of_pets_hold_more_than_their_share_of_the_heat(mobilenet):
     assert np.mean(gains) > 1.6
     assert np.mean(gains) > np.mean(upside_down) + 0.4
     assert np.mean(gains) > np.mean(transposed) + 0.4
+
+
+# The same weights on every backend of Keras, each in a process of its own
+
+ACROSS = ("cam", "grad-cam", "grad-cam++")
+
+
+@pytest.fixture(scope="module")
+def on_backend(tmp_path_factory):
+    """What MobileNet says of the photograph, by backend: its top five, and maps of the two animals."""
+    weights, image = path("weights/mobilenet_v1_0.75_224.weights.h5"), path("images/cat_dog.jpg")
+    folder, answers = tmp_path_factory.mktemp("backends"), {}
+    code = f"""
+        import json, sys
+        import camlucida as cl
+        model = cl.load_model("mobilenet?alpha=0.75", weights=sys.argv[1])
+        found = cl.explain(model, sys.argv[2], method={ACROSS}, target=["bull_mastiff", "tiger_cat"])
+        top = [[p.index, p.probability] for p in found[0].predictions]
+        answer = {{"backend": found[0].answer.backend, "layers": [i.layer for i in found], "top": top}}
+        answer |= {{"notes": [list(i.notes) for i in found], "raw": found.raw.tolist()}}
+        open(sys.argv[3], "w").write(json.dumps(answer))
+    """
+
+    def get(backend):
+        if importlib.util.find_spec(backend) is None:
+            pytest.skip(f"{backend} is not installed")
+        if backend not in answers:
+            file = folder / f"{backend}.json"
+            python = os.pathsep.join(filter(None, sys.path))
+            environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": python}
+            command = [sys.executable, "-c", textwrap.dedent(code), weights, image, file]
+            subprocess.run(command, env=environment, check=True)
+            answers[backend] = json.loads(file.read_text("utf-8"))
+            assert answers[backend]["backend"] == backend
+        return answers[backend]
+
+    return get
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_every_backend_of_keras_says_and_shows_the_same(backend, on_backend):
+    ours, theirs = on_backend(backend), on_backend("tensorflow")
+    assert len(theirs["top"]) == 5
+    assert [index for index, _ in ours["top"]] == [index for index, _ in theirs["top"]]
+    np.testing.assert_allclose([p for _, p in ours["top"]], [p for _, p in theirs["top"]], rtol=0, atol=5e-5)
+    assert ours["layers"] == theirs["layers"] == ["conv_pw_13_relu"] * 2 * len(ACROSS)
+    assert ours["notes"] == theirs["notes"]
+    for our, their in zip(np.array(ours["raw"]), np.array(theirs["raw"]), strict=True):
+        np.testing.assert_allclose(our, their, rtol=0, atol=1e-4 * np.abs(their).max())

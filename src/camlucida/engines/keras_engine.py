@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from camlucida.engines.base import Anatomy, Probes, Request, masks_over, raw_maps
+from camlucida.engines.base import Anatomy, Probes, Request, masks_over, raw_maps, score_both
 from camlucida.engines.keras_anatomy import KerasAnatomy, find_head, study
 from camlucida.engines.keras_end import head_weights, two_classes
 from camlucida.engines.keras_forward import Tap, forward
-from camlucida.engines.keras_steps import Body, signature
+from camlucida.engines.keras_steps import Body
 from camlucida.errors import ConditionError, ModelError
-from camlucida.trees import count, leaves, mapped
+from camlucida.trees import count, leaves, mapped, signature
 from camlucida.types import Array, Evidence, Need, Score
 
 
@@ -111,7 +111,7 @@ class KerasEngine(ABC):
     ) -> tuple[Passed, dict[str, Array], list[dict[str, Array | None]]]:
         """One forward pass, with what the layers yield and, per target, the gradients with respect to that.
 
-        Neither needs a gradient any more. The gradient is None where the score does not depend on a layer.
+        The gradient is None where the score does not depend on a layer.
         """
 
     def _working(self) -> contextlib.AbstractContextManager[Any]:
@@ -126,7 +126,8 @@ class KerasEngine(ABC):
             pairs = list(zip(request.targets, parameters, strict=True))
             chosen = [target.choose(logits, p, keras.ops) for target, p in pairs]
             scores = [
-                score_both(target, logits, probabilities, c) for target, c in zip(request.targets, chosen, strict=True)
+                score_both(target, logits, probabilities, c, keras.ops)
+                for target, c in zip(request.targets, chosen, strict=True)
             ]
             return Passed(logits, probabilities, chosen, scores)
 
@@ -171,7 +172,9 @@ class KerasEngine(ABC):
             self._model, mapped(masked, inputs), {}, lambda _, x: x, known.end, probes.output
         )
         pairs = zip(probes.targets, chosen, strict=True)
-        return [score_both(target, logits, probabilities, keras.ops.take(c, rows, axis=0)) for target, c in pairs]
+        return [
+            score_both(target, logits, probabilities, keras.ops.take(c, rows, axis=0), keras.ops) for target, c in pairs
+        ]
 
     def _study(self, inputs: Any, output: str | None) -> KerasAnatomy:
         key = (signature(inputs), output)
@@ -186,15 +189,6 @@ class KerasEngine(ABC):
             if (path, output) not in self._heads:
                 with self._working():
                     self._heads[path, output] = find_head(self._model, inputs, output, path)
-
-
-def score_both(target: Any, logits: Array, probabilities: Array | None, chosen: Array) -> dict[Score, Array]:
-    """A target's score of the logits and of the probabilities, ``(B,)`` each; without the latter, the former twice."""
-    logit = target.score(logits, chosen, keras.ops)
-    return {
-        "logit": logit,
-        "probability": logit if probabilities is None else target.score(probabilities, chosen, keras.ops),
-    }
 
 
 def _kept(run: Run) -> tuple[Passed, dict[str, Array]]:

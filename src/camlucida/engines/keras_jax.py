@@ -19,8 +19,8 @@ import keras
 import numpy as np
 
 from camlucida.engines.keras_engine import KerasEngine, Passed, Run, Shapes
-from camlucida.engines.keras_steps import Body, Steps, flattened, signature, tensor
-from camlucida.trees import leaves
+from camlucida.engines.keras_steps import Body, Steps, flattened, tensor
+from camlucida.trees import leaves, signature
 from camlucida.types import Array, Score
 
 

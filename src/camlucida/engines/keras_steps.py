@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import keras
@@ -24,7 +24,7 @@ class Steps:
         self._lock = threading.RLock()
         self._made: OrderedDict[Hashable, Any] = OrderedDict()
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self._made.values())
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -52,12 +52,3 @@ def flattened(body: Body, inputs: Any) -> Callable[..., Any]:
 def tensor(x: Array) -> Array:
     """A NumPy array as a tensor; real numbers at the precision that Keras is set to."""
     return keras.ops.convert_to_tensor(x, keras.config.floatx() if np.issubdtype(x.dtype, np.floating) else None)
-
-
-def signature(inputs: Any) -> Hashable:
-    """What tells inputs that need another step, the number of images apart."""
-    if isinstance(inputs, Mapping):
-        return tuple((name, signature(value)) for name, value in inputs.items())
-    if isinstance(inputs, list | tuple):
-        return tuple(signature(value) for value in inputs)
-    return (inputs.shape[1:], inputs.dtype.name)
