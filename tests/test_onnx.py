@@ -307,8 +307,8 @@ def test_whole_numbers_are_rounded_for_a_network_that_takes_them():
     x = b.node("Flatten", b.node("GlobalAveragePool", b.conv(x, "conv", 3, 4), "gap"), "flatten")
     b.output(b.dense(x, "head", 4, 3), ["N", 3], "scores")
     model = OnnxModel(b.proto())
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, *SIZE)).astype("uint8")
-    exact, near = explained(model, pixels, FEW), explained(model, pixels + 0.3, FEW)
+    pixels = np.random.default_rng(0).integers(1, 256, (2, 3, *SIZE)).astype("uint8")
+    exact, near = (explained(model, given, FEW, score="logit") for given in (pixels, pixels - 0.3))
     assert exact[0].score == near[0].score
     close(near.select(method=FEW[2]).raw, exact.select(method=FEW[2]).raw)
 
@@ -482,13 +482,21 @@ def test_cam_is_refused_where_something_joins_before_the_head():
         explained(model, {"image": images(), "vector": np.zeros((3, 4), "float32")})
 
 
-def test_an_average_over_fewer_places_is_no_head():
+@pytest.mark.parametrize(
+    ("kind", "settings", "obstacle"),
+    [
+        ("GlobalMaxPool", {}, r"'pool' \(GlobalMaxPool\) follows"),
+        ("ReduceSum", {}, r"'pool' \(ReduceSum\) follows"),
+        # One place, and the average of not all of the others.
+        ("AveragePool", {"kernel_shape": [7, 9], "strides": [8, 10]}, "what lies between .* is not linear"),
+    ],
+)
+def test_cam_is_refused_where_something_else_than_all_places_is_averaged(kind, settings, obstacle):
     b = networks.Builder()
     x = b.node("Relu", b.conv(b.input("image", ["N", 3, *SIZE]), "conv", 3, 4), "relu")
-    part = [b.constant(name, value) for name, value in {"from": [0], "to": [3], "axis": [2]}.items()]
-    x = b.node("ReduceMean", b.node("Slice", [x, *part], "part"), "mean", axes=[2, 3], keepdims=0)
-    b.output(b.dense(x, "head", 4, 3), ["N", 3], "scores")
-    with pytest.raises(ConditionError, match=r"'part' \(Slice\) follows"):
+    x = b.node(kind, [x, b.constant("axes", [2, 3])] if kind == "ReduceSum" else x, "pool", **settings)
+    b.output(b.dense(b.node("Flatten", x, "flatten"), "head", 4, 3), ["N", 3], "scores")
+    with pytest.raises(ConditionError, match=obstacle):
         explained(OnnxModel(b.proto()), images(), layer="relu")
 
 
