@@ -166,6 +166,17 @@ def test_a_network_of_one_channel_is_given_grey_pictures():
     assert "preprocessing 'unit' was assumed" in loaded.notes[0]
 
 
+class Logits(nn.Module):
+    """A model of transformers that answers with its logits and nothing else."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x).logits
+
+
 class Two(Net):
     def forward(self, x, y):
         return super().forward(x) + y
@@ -220,6 +231,20 @@ def test_an_exported_program_keeps_its_layers(files):
     torch.testing.assert_close(loaded.model(x), net()(x))
     with pytest.raises(errors.RequestError, match="takes inputs of 16x20, so its size cannot be 20x20"):
         load_model(files / "net.pt2", size=20)
+
+
+def test_the_layers_of_a_program_are_of_the_kinds_that_they_were_made_of(files):
+    kinds = {layer.path: layer.kind for layer in cl.Explainer(files / "net.pt2").anatomy().layers}
+    assert (kinds["block.0"], kinds["block.2"], kinds["head"]) == ("Conv2d", "ReLU", "Linear")
+
+
+def test_a_program_with_attention_and_the_module_that_it_was_made_of(vit, tmp_path):
+    model = transformers.ViTForImageClassification.from_pretrained(vit).eval()
+    save_program(Logits(model), tmp_path / "vit.pt2", 1, 3, 16, 24, dynamic=False)
+    picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype="uint8")
+    one, other = (cl.explain(m, picture, target=1)[0] for m in (tmp_path / "vit.pt2", load_model(model, size=(16, 24))))
+    assert one.layer == f"model.{other.layer}"
+    np.testing.assert_allclose(one.raw, other.raw, rtol=1e-4, atol=1e-7)
 
 
 def test_a_program_of_one_channel(files):

@@ -97,7 +97,7 @@ class Recorder:
         parent = self._running[-1] if self._running else None
         occurrence = self._occurrences[id(module)] = self._occurrences.get(id(module), 0) + 1
         path = self._paths[module] if occurrence == 1 else f"{self._paths[module]}#{occurrence}"
-        call = Call(path, module, occurrence, type(module).__name__, parent)
+        call = Call(path, module, occurrence, _kind(module), parent)
         call.inputs = self._taken([args, kwargs])
         self._running.append(call)
 
@@ -195,3 +195,9 @@ class Recorder:
 
 def _identity(tensor: Any) -> Hashable:
     return id(tensor), 0 if tensor.is_inference() else tensor._version
+
+
+def _kind(module: Any) -> str:
+    """The class of a module; in an exported program, the class of the module that it was made of."""
+    was = getattr(module, "type_name", None)
+    return str(was()).rpartition(".")[2] if callable(was) else type(module).__name__
