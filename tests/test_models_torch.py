@@ -87,6 +87,7 @@ def files(tmp_path_factory):
     torch.save(model.state_dict(), folder / "net.pth")
     torch.save(model.state_dict(), folder / "old.pt", _use_new_zipfile_serialization=False)
     torch.save({"state_dict": model.state_dict(), "epoch": 3}, folder / "checkpoint.pth")
+    torch.save({"state_dict": model.state_dict()}, folder / "checkpoint.th")
     torch.save({"model": {f"module.{k}": v for k, v in model.state_dict().items()}}, folder / "parallel.pth")
     torch.save({f"_orig_mod.{k}": v for k, v in model.state_dict().items()}, folder / "compiled.pth")
     torch.save({k: v for k, v in model.state_dict().items() if "num_batches" not in k}, folder / "ancient.pth")
@@ -487,7 +488,16 @@ def test_files_that_are_no_torch_models(file, expected, files):
 # Weights
 
 
-WEIGHTS = ("net.pth", "old.pt", "checkpoint.pth", "parallel.pth", "compiled.pth", "ancient.pth", "net.safetensors")
+WEIGHTS = (
+    "net.pth",
+    "old.pt",
+    "checkpoint.pth",
+    "checkpoint.th",
+    "parallel.pth",
+    "compiled.pth",
+    "ancient.pth",
+    "net.safetensors",
+)
 
 
 @pytest.mark.parametrize("file", WEIGHTS)
@@ -522,7 +532,7 @@ def test_weights_of_every_format(file, make, files, factories):
         ("build", "cut.net.safetensors", "is no .safetensors file, or it is cut short"),
         ("build", "text.safetensors", "is no .safetensors file, or it is cut short"),
         ("build", "keras.weights.h5", "is a file of Keras, and nets:build is a torch model"),
-        ("build", "weights.npz", "is no file that torch reads weights from: those end in .pth, .pt, .safetensors"),
+        ("build", "weights.npz", "is no file of torch, or it is cut short"),
     ],
 )
 def test_weights_that_do_not_fit(make, file, expected, files, factories):

@@ -16,7 +16,6 @@ from camlucida.engines.torch_calls import unwrapped
 from camlucida.errors import MissingPackageError, ModelError
 from camlucida.models.oneline import one_line
 
-_ENDINGS = (".pth", ".pt", ".safetensors")
 _KERAS = (".keras", ".h5", ".hdf5")
 _WITHIN = ("state_dict", "model_state_dict", "model")
 """Where training scripts keep the weights among other things."""
@@ -35,7 +34,8 @@ def load_weights(model: Any, file: str | PathLike[str], network: str) -> None:
 
     Args:
         model: the network.
-        file: ``.pth``, ``.pt`` or ``.safetensors`` with tensors by name, as they are or under "state_dict" or "model".
+        file: ``.safetensors``, or what ``torch.save`` wrote under any name (``.pth``, ``.pt``, ``.th``, ``.ckpt``...);
+            with tensors by name, as they are or under "state_dict" or "model".
         network: what errors call the network.
 
     Raises:
@@ -48,8 +48,6 @@ def load_weights(model: Any, file: str | PathLike[str], network: str) -> None:
     ending = path.suffix.lower()
     if ending in _KERAS:
         raise ModelError(f"{path} is a file of Keras, and {network} is a torch model")
-    if ending not in _ENDINGS:
-        raise ModelError(f"{path} is no file that torch reads weights from: those end in {', '.join(_ENDINGS)}")
     weights = state_dict(_safetensors(path) if ending == ".safetensors" else read_tensors(path))
     if weights is None:
         raise ModelError(f"{path} holds no tensors by name, and so no weights of a network")
