@@ -4,7 +4,7 @@ The graph says which node takes what; the run gives the shapes. What does not de
 (weights, and the sizes that a reshaping asks for) is no layer.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ class DryRun:
 
     def consumers(self, tensor: str) -> list[Call]:
         """The calls that take a tensor, on the way to the output."""
-        ways = {self.output}
+        ways: set[Hashable] = {self.output}
         for call in reversed(self.flow.calls):
             if not ways.isdisjoint(call.outputs):
                 ways.update(call.inputs)

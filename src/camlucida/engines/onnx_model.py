@@ -63,7 +63,7 @@ class OnnxModel:
         self.inputs = tuple(_input(value) for value in proto.graph.input if value.name not in weights)
         if not self.inputs:
             raise ModelError(f"{name} takes no input")
-        self.outputs = tuple(value.name for value in proto.graph.output)
+        self.outputs: tuple[str, ...] = tuple(value.name for value in proto.graph.output)
         self.image = max(self.inputs, key=lambda one: len(one.shape or ()))
         self.batch = self.image.shape[0] if self.image.shape else None
         self.channels_first = image_channels_first(proto.graph, self.image.name, self.image.shape or ())
