@@ -848,7 +848,8 @@ def test_a_name_without_a_network(monkeypatch):
     monkeypatch.setattr(transformers.AutoModelForImageClassification, "from_pretrained", fail)
     with pytest.raises(errors.DownloadError, match="hf:google/vit cannot be downloaded") as error:
         load_model("hf:google/vit")
-    assert "--weights FILE" in message(error)
+    for part in ("hf:FOLDER", "--weights FILE", "'cifar10'"):
+        assert part in message(error)
 
 
 # What is not installed, other backends

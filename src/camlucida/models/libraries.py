@@ -79,9 +79,12 @@ def loading(spec: Spec) -> Iterator[None]:
 def _refusal(spec: Spec, error: Exception) -> CamlucidaError:
     package = type(error).__module__.partition(".")[0]
     if isinstance(error, OSError) or package in _NETWORK:
+        instead = "a file with --weights FILE (weights= in Python)"
+        if spec.kind == "hf":  # its architecture would have to be downloaded as well
+            instead = f"a folder, hf:FOLDER, or the architecture as package.module:function and {instead}"
+        reason = one_line(error, 120)
         return DownloadError(
-            f"{spec} cannot be downloaded ({one_line(error, 120)}): give a file with --weights FILE (weights= in"
-            " Python), or use the embedded model 'cifar10'"
+            f"{spec} cannot be downloaded ({reason}): give {instead}, or use the embedded model 'cifar10'"
         )
     if isinstance(error, TypeError | ValueError):
         return RequestError(f"{spec.kind} refuses {spec}: {one_line(error)}")
