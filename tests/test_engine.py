@@ -699,6 +699,105 @@ def test_the_backward_pass_ends_at_the_layer_on_torch(targets):
     assert backward == [[True, False, False]] * 2 * targets
 
 
+# Channels before locations
+
+
+@pytest.mark.skipif(ON == "tensorflow", reason="TensorFlow's convolutions take channels last on the CPU")
+def test_channels_may_come_first(network):
+    """Every kind of method yields what it yields for the same network with channels last."""
+    first, last_ = network("channels_first"), networks.channels_first("channels_last")
+    methods = ["cam", "grad-cam", "grad-cam++", "score-cam", "rise?masks=20"]
+    ours, theirs = (explained(this, method=methods) for this in (first, last_))
+    assert {item.layer for item in ours} == {"relu", "input"}
+    for our, their in zip(ours, theirs, strict=True):
+        assert our.raw.shape == their.raw.shape
+        assert_close(our.raw, their.raw)
+    (layer,) = [layer for layer in engine_for(first.model).anatomy(first.inputs).layers if layer.chosen]
+    assert (layer.grid, layer.channels) == ((6, 4), 5)
+
+
+def test_where_no_layer_names_an_order_the_setting_of_keras_counts():
+    image = keras.Input((3, 4, 8))
+    model = keras.Model(image, layers.Dense(CLASSES)(layers.Flatten()(layers.ReLU(name="relu")(image))))
+    bare = keras.Model(image, layers.ReLU(name="relu")(image))
+    before = keras.config.image_data_format()
+    try:
+        keras.config.set_image_data_format("channels_first")
+        (layer,) = engine_for(bare).anatomy(np.ones((1, 3, 4, 8), "float32")).layers[-1:]
+        assert (layer.grid, layer.channels) == ((4, 8), 3)
+        # Flatten was made when Keras was set to channels last.
+        relu = next(x for x in engine_for(model).anatomy(np.ones((1, 3, 4, 8), "float32")).layers if x.path == "relu")
+        assert (relu.grid, relu.channels) == ((3, 4), 8)
+    finally:
+        keras.config.set_image_data_format(before)
+
+
+# torch's ways
+
+
+@only_on_torch
+@pytest.mark.parametrize("mode", ["no_grad", "enable_grad", "inference_mode"])
+@pytest.mark.parametrize("name", ["vgg_like", "never_built", "subclassed"])
+def test_the_mode_of_gradients_does_not_matter(mode, name):
+    import torch
+
+    this = NETWORKS[name]()
+    with getattr(torch, mode)():
+        found = explained(this, method=["grad-cam", "score-cam?channels=2"]).select(method="grad-cam").raw
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        assert modes == (mode == "enable_grad", mode == "inference_mode")
+    assert_close(found, reference(this))
+    assert all(variable.value.grad is None for variable in this.model.variables)
+
+
+@only_on_torch
+def test_what_is_frozen_is_explained_and_stays_frozen():
+    this = NETWORKS["vgg_like"]()
+    this.model.trainable = False
+    before = untouched(this.model)
+    assert_close(explained(this).raw, reference(this))
+    assert untouched(this.model) == before
+    assert not any(variable.value.requires_grad for variable in this.model.variables)
+
+
+@only_on_torch
+def test_what_writes_in_place_does_not_reach_the_activations():
+    import torch
+
+    class InPlace(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.later = layers.Conv2D(5, 3, name="conv"), layers.Conv2D(5, 3, name="later")
+            self.head = layers.Dense(CLASSES)
+
+        def call(self, inputs):
+            x = torch.relu_(self.later(torch.relu_(self.conv(inputs))))
+            return self.head(frameworks.average(x))
+
+    model = InPlace()
+    model(images())
+    settled(model)
+    tail = networks.of(torch.relu, model.later, torch.relu, networks.pool, model.head)
+    this = Network(model, images(), "conv", (6, 6), model.conv, tail)
+    wanted = reference(this)
+    result = cl.explain(model, this.inputs, preprocess=None, layer=["conv", "later"])
+    assert_close(result.select(layer="conv").raw, wanted)
+    trunk, tail = sequence(model.conv, torch.relu, model.later), networks.of(torch.relu, networks.pool, model.head)
+    assert_close(result.select(layer="later").raw, reference(Network(model, images(), "later", (4, 4), trunk, tail)))
+
+
+@only_on_torch
+def test_inputs_go_where_the_variables_are(monkeypatch):
+    """Not to the device that Keras prefers, which is made one that is not there."""
+    import importlib
+
+    this = NETWORKS["vgg_like"]()
+    wanted = reference(this)
+    monkeypatch.setattr(importlib.import_module("keras.src.backend.torch.core"), "DEFAULT_DEVICE", "cuda:99")
+    found = explained(this, method=["grad-cam", "score-cam?channels=2"])
+    assert_close(found.select(method="grad-cam").raw, wanted)
+
+
 # Life and death
 
 
