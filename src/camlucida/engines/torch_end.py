@@ -107,11 +107,15 @@ def linear_head(run: Record, layer: Call, end: End) -> list[Call]:
     """
     tensor, logits = layer.outputs[0], end.call.inputs[0] if end.call else run.output
     layout = run.layouts[tensor]
+    answering = run.flow.producer(logits)
     chain: list[Call] = []
     pooled = False
     while tensor != logits:
         users = [
-            call for call in run.flow.calls if tensor in call.inputs and run.flow.producer(call.outputs[0]) is call
+            call
+            for call in run.flow.calls
+            if tensor in call.inputs and run.flow.producer(call.outputs[0]) is call
+            if call is answering or (answering and run.flow.leads(call, answering))  # to another output, maybe
         ]
         if len(users) != 1:
             _refuse(layer, f"{len(users)} steps use what it makes" if users else "what follows cannot be seen")
