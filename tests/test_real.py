@@ -9,8 +9,10 @@ import textwrap
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 import camlucida as cl
+from camlucida.models.cifar10 import LABELS
 from data import path
 
 METHODS = ["cam", "grad-cam", "grad-cam++", "score-cam?channels=32"]
@@ -183,3 +185,90 @@ def test_every_backend_of_keras_says_and_shows_the_same(backend, on_backend):
     assert ours["notes"] == theirs["notes"]
     for our, their in zip(np.array(ours["raw"]), np.array(theirs["raw"]), strict=True):
         np.testing.assert_allclose(our, their, rtol=0, atol=1e-4 * np.abs(their).max())
+
+
+# In torch
+
+
+def in_torch(network, weights, **settings):
+    """One of the networks that are written in the tests, with weights of the test data."""
+    families = pytest.importorskip("torch_families", reason="torch is not installed", exc_type=ImportError)
+    import torch
+
+    state = torch.load(path(f"weights/{weights}"), weights_only=True, map_location="cpu")
+    state = {name.removeprefix("module."): value for name, value in state.get("state_dict", state).items()}
+    model = getattr(families, network)()
+    model.load_state_dict(state)
+    return cl.load_model(model.eval(), preprocess="torch", **settings)
+
+
+@pytest.fixture(scope="module")
+def squeezenet():
+    return in_torch("SqueezeNet", "squeezenet1_0_torchvision.pth", labels="imagenet", size=224)
+
+
+def test_squeezenet_tells_dog_from_cat(squeezenet):
+    found = cl.explain(
+        squeezenet, path("images/cat_dog.jpg"), target=["bull_mastiff", "tiger_cat"], layer="features.12"
+    )
+    first = found[0].predictions[0]
+    assert first.label == "bull_mastiff"
+    assert first.probability == pytest.approx(0.92, abs=0.02)
+    dog, cat = (raw(found, "grad-cam", target) for target in ("bull_mastiff", "tiger_cat"))
+    assert dog.shape == (13, 13)
+    assert share(dog, slice(0, 7)) > 0.75
+    assert share(cat, slice(6, 13)) > 0.65
+
+
+def test_squeezenets_class_maps_are_its_last_layer(squeezenet):
+    """Its classifier is a convolution before the pooling: what is pooled is a map for each class already."""
+    both = ["cam", "grad-cam"]
+    found = cl.explain(squeezenet, path("images/cat_dog.jpg"), method=both, target=["bull_mastiff", "tiger_cat"])
+    assert {item.layer for item in found} == {"classifier.2"}
+    cam, grad_cam = (found.select(method=method).raw for method in both)
+    np.testing.assert_allclose(cam, 169 * grad_cam, atol=1e-4 * np.abs(cam).max())
+    np.testing.assert_allclose(cam.mean((1, 2)), [item.score for item in found.select(method="cam")], rtol=1e-4)
+
+
+def test_cam_peaks_on_the_pet(squeezenet):
+    """The hottest pixel lies inside the animal's outline for most of a dozen photographs of several breeds."""
+    everything = json.loads(path("pets/annotations.json").read_text())["items"]
+    items = [i for i in everything if i["imagenet_index"] and i["polygon_matches_trimap"]]
+    items = items[:: len(items) // 12][:12]
+    results = cl.explain(
+        squeezenet,
+        [path(f"pets/images/{item['file']}") for item in items],
+        method="cam",
+        target=cl.targets.each([item["imagenet_index"] for item in items]),
+    )
+    inside = []
+    for item, result in zip(items, results, strict=True):
+        heat = result.heatmap()
+        outline = Image.new("1", heat.shape[::-1])
+        for polygon in ("fg_polygon", "outer_polygon"):
+            ImageDraw.Draw(outline).polygon([tuple(point) for point in item[polygon]], fill=1)
+        inside.append(np.asarray(outline)[np.unravel_index(heat.argmax(), heat.shape)])
+    assert np.mean(inside) >= 0.75
+
+
+def test_resnet20_of_cifar():
+    data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
+    model = in_torch("CifarResNet20", "cifar10_resnet20.th", labels=LABELS, size=32)
+    pictures = [data.chelsea(), path("images/cat_dog.jpg")]
+    found = cl.explain(model, pictures, method=["cam", "grad-cam"])
+    assert [item.target.label for item in found] == ["cat", "cat", "dog", "dog"]
+    assert all(item.probability > 0.99 for item in found)
+    assert {item.layer for item in found} == {"layer3.2"}
+    cam, grad_cam = (found.select(method=method).raw for method in ("cam", "grad-cam"))
+    assert cam.shape == (2, 8, 8)
+    np.testing.assert_allclose(cam, 64 * grad_cam, atol=1e-4 * np.abs(cam).max())
+
+
+def test_lenet_with_a_dense_head():
+    model = in_torch("LeNet", "cifar10_lenet_fc.pt", labels=LABELS, size=32)
+    picture = path("images/cat_dog.jpg")
+    with pytest.raises(cl.CamlucidaError, match="cam needs global average pooling"):
+        cl.explain(model, picture, method="cam")
+    (item,) = cl.explain(model, picture)
+    assert item.raw.shape == (10, 10)
+    assert item.raw.max() > 0
