@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -101,6 +101,7 @@ def test_options_that_cannot_be_read(text):
     assert message(error)
 
 
+@settings(deadline=None)  # how long it takes on a busy machine is no matter
 @given(
     st.dictionaries(
         st.from_regex(r"[a-z_]{1,8}", fullmatch=True).filter(str.isidentifier),
@@ -111,6 +112,7 @@ def test_options_survive_being_written(options):
     assert parse_options(written("name", options)) == ("name", options)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_is_parsed_or_refused(text):
     with contextlib.suppress(errors.RequestError):
