@@ -1,6 +1,6 @@
 """The engine for any function from images to scores: nothing is known of it but what it answers."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from camlucida.engines import ends, host
 from camlucida.engines.base import Anatomy, Probes, Request
+from camlucida.engines.kept import Kept
 from camlucida.errors import CamlucidaError, ConditionError, RequestError
 from camlucida.trees import count, mapped, signature
 from camlucida.types import Array, Evidence, Need, Score
@@ -29,7 +30,7 @@ class Function:
         """Take a function; it is not called yet."""
         self._model = model
         self._name = getattr(model, "__qualname__", None) or type(model).__name__
-        self._studied: dict[Hashable, tuple[Anatomy, ends.Activation]] = {}
+        self._studied: Kept[tuple[Anatomy, ends.Activation]] = Kept()
 
     def anatomy(self, inputs: Any, output: str | None = None) -> Anatomy:
         """What its answer to the first of the inputs tells; asked once per shape of inputs."""
@@ -57,18 +58,16 @@ class Function:
             raise RequestError(
                 f"the function {self._name} has no output {output!r}; it has a single one without a name"
             )
-        key = signature(inputs)
-        if key not in self._studied:
-            scores = self._call(mapped(lambda x: x[:1], inputs))
-            first, shape = _channels_first(inputs)
-            told: tuple[str, ...] = (f"images {shape} were taken to have their channels first",) if first else ()
-            if ends.is_distribution(scores):
-                anatomy = Anatomy((), (), scores.shape[1], told, (ends.CLOSED,), channels_first=first)
-                self._studied[key] = anatomy, "closed"
-            else:
-                told += (ends.NO_SOFTMAX,) if scores.shape[1] > 1 else ()
-                self._studied[key] = Anatomy((), (), scores.shape[1], told, channels_first=first), "none"
-        return self._studied[key]
+        return self._studied.get(signature(inputs), lambda: self._asked(inputs))
+
+    def _asked(self, inputs: Any) -> tuple[Anatomy, ends.Activation]:
+        scores = self._call(mapped(lambda x: x[:1], inputs))
+        first, shape = _channels_first(inputs)
+        told: tuple[str, ...] = (f"images {shape} were taken to have their channels first",) if first else ()
+        if ends.is_distribution(scores):
+            return Anatomy((), (), scores.shape[1], told, (ends.CLOSED,), channels_first=first), "closed"
+        told += (ends.NO_SOFTMAX,) if scores.shape[1] > 1 else ()
+        return Anatomy((), (), scores.shape[1], told, channels_first=first), "none"
 
     def _answer(self, inputs: Any, output: str | None) -> host.Answer:
         _, activation = self._study(inputs, output)

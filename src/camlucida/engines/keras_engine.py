@@ -5,7 +5,6 @@ A backend adds how a step is compiled (`_run`) and how scores are differentiated
 """
 
 import contextlib
-import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
@@ -15,11 +14,12 @@ import keras
 import numpy as np
 
 from camlucida.engines.base import Anatomy, Probes, Request, masks_over, raw_maps, score_both
+from camlucida.engines.kept import Kept, alive
 from camlucida.engines.keras_anatomy import KerasAnatomy, find_head, study
 from camlucida.engines.keras_end import head_weights, two_classes
 from camlucida.engines.keras_forward import Tap, forward
 from camlucida.engines.keras_steps import Body
-from camlucida.errors import ConditionError, ModelError
+from camlucida.errors import ConditionError
 from camlucida.trees import count, leaves, mapped, signature
 from camlucida.types import Array, Evidence, Need, Score
 
@@ -49,18 +49,14 @@ class KerasEngine(ABC):
     def __init__(self, model: Any) -> None:
         """Take a Keras model; nothing is run yet."""
         self._reference = weakref.ref(model)
-        self._lock = threading.RLock()
-        self._studied: dict[Hashable, KerasAnatomy] = {}
-        self._heads: dict[Hashable, list[Any]] = {}
+        self._studied: Kept[KerasAnatomy] = Kept()
+        self._heads: Kept[list[Any]] = Kept()
         self.traces = 0
         """How many compiled steps were traced so far; none where nothing is compiled."""
 
     @property
     def _model(self) -> Any:
-        model = self._reference()
-        if model is None:
-            raise ModelError("the model that this engine was made for no longer exists; keep a reference to it")
-        return model
+        return alive(self._reference)
 
     def anatomy(self, inputs: Any, output: str | None = None) -> Anatomy:
         """What a dry run on the first of the inputs tells; made once per shape of inputs."""
@@ -73,15 +69,15 @@ class KerasEngine(ABC):
     def evidence(self, inputs: Any, request: Request) -> Evidence:
         """One forward pass, and one backward pass per target where a formula needs gradients."""
         known = self._study(inputs, request.output)
+        heads = {}
         if request.needs(Need.WEIGHTS):
-            for path in request.layers:
-                self._head(inputs, request.output, path)
+            heads = {path: self._head(inputs, request.output, path) for path in request.layers}
         keys = tuple(target.key for target in request.targets)
         key = ("evidence", request.layers, keys, request.score, request.formulas, request.activations, request.output)
         images = count(inputs)
         data = [target.parameters(images) for target in request.targets]
         with self._working():
-            answer = self._run(key, inputs, data, lambda x, parameters: self._evidence(x, parameters, request, known))
+            answer = self._run(key, inputs, data, lambda x, p: self._evidence(x, p, request, known, heads))
             host = _on_host(answer, images)
         host["maps"] = dict(zip(request.maps, host["maps"], strict=True))
         return Evidence(grids={path: known.grids[path] for path in request.layers}, **host)
@@ -118,7 +114,14 @@ class KerasEngine(ABC):
         """What must be so while the model runs."""
         return contextlib.nullcontext()
 
-    def _evidence(self, inputs: Any, parameters: list[Array], request: Request, known: KerasAnatomy) -> dict[str, Any]:
+    def _evidence(
+        self,
+        inputs: Any,
+        parameters: list[Array],
+        request: Request,
+        known: KerasAnatomy,
+        heads: Mapping[str, list[Any]],
+    ) -> dict[str, Any]:
         taps = {path: known.calls[path] for path in request.layers}
 
         def run(tap: Tap) -> Passed:
@@ -140,20 +143,13 @@ class KerasEngine(ABC):
             passed, kept = _kept(run)
         A = {path: known.flat(path, output) for path, output in kept.items()}
         G = {(path, t): known.flat(path, g) for t, found in enumerate(gradients) for path, g in found.items()}
-        heads = {path: self._head_now(path, A[path], request, known) for path in request.layers}
+        weights = {path: _class_weights(head, A[path], known) for path, head in heads.items()}
         return {
             **passed._asdict(),
-            "maps": raw_maps(request, A, G, heads, passed.chosen, keras.ops),
+            "maps": raw_maps(request, A, G, weights, passed.chosen, keras.ops),
             "strength": {key: keras.ops.max(keras.ops.abs(g), axis=(1, 2)) for key, g in G.items()},
             "activations": A if request.activations else {},
         }
-
-    def _head_now(self, path: str, A: Array, request: Request, known: KerasAnatomy) -> Array | None:
-        if not request.needs(Need.WEIGHTS):
-            return None
-        weights = head_weights(self._heads[path, request.output], A.shape[-1]).weights
-        one_unit = known.end.activation == "sigmoid" and weights.shape[-1] == 1
-        return two_classes(weights, -weights) if one_unit else weights
 
     def _probe(self, inputs: Any, parts: list[Array], probes: Probes, known: KerasAnatomy) -> list[dict[Score, Array]]:
         rows, masks, *chosen = parts
@@ -177,18 +173,25 @@ class KerasEngine(ABC):
         ]
 
     def _study(self, inputs: Any, output: str | None) -> KerasAnatomy:
-        key = (signature(inputs), output)
-        with self._lock:
-            if key not in self._studied:
-                with self._working():
-                    self._studied[key] = study(self._model, inputs, output)
-            return self._studied[key]
+        def make() -> KerasAnatomy:
+            with self._working():
+                return study(self._model, inputs, output)
 
-    def _head(self, inputs: Any, output: str | None, path: str) -> None:
-        with self._lock:
-            if (path, output) not in self._heads:
-                with self._working():
-                    self._heads[path, output] = find_head(self._model, inputs, output, path)
+        return self._studied.get((signature(inputs), output), make)
+
+    def _head(self, inputs: Any, output: str | None, path: str) -> list[Any]:
+        def make() -> list[Any]:
+            with self._working():
+                return find_head(self._model, inputs, output, path)
+
+        return self._heads.get((signature(inputs), output, path), make)
+
+
+def _class_weights(head: list[Any], A: Array, known: KerasAnatomy) -> Array:
+    """The weights ``(K, C)`` from the channel averages to the scores, as they are now."""
+    weights = head_weights(head, A.shape[-1]).weights
+    one_unit = known.end.activation == "sigmoid" and weights.shape[-1] == 1
+    return two_classes(weights, -weights) if one_unit else weights
 
 
 def _kept(run: Run) -> tuple[Passed, dict[str, Array]]:

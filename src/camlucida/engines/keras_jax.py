@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
+from camlucida.engines.kept import Kept
 from camlucida.engines.keras_engine import KerasEngine, Passed, Run, Shapes
-from camlucida.engines.keras_steps import Body, Steps, flattened, tensor
+from camlucida.engines.keras_steps import Body, flattened, tensor
 from camlucida.trees import leaves, signature
 from camlucida.types import Array, Score
 
@@ -32,7 +33,7 @@ class KerasJax(KerasEngine):
     def __init__(self, model: Any) -> None:
         """Take a Keras model; nothing is run yet."""
         super().__init__(model)
-        self._steps = Steps()
+        self._steps: Kept[Any] = Kept()
 
     def _run(self, key: Hashable, inputs: Any, data: list[Array], body: Body) -> Any:
         arrays = [tensor(_filled(x)) for x in leaves(inputs)] + [jnp.asarray(_filled(x)) for x in data]

@@ -10,8 +10,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from camlucida.engines.kept import Kept
 from camlucida.engines.keras_engine import KerasEngine, Passed, Run, Shapes
-from camlucida.engines.keras_steps import Body, Steps, flattened, tensor
+from camlucida.engines.keras_steps import Body, flattened, tensor
 from camlucida.trees import leaves, signature
 from camlucida.types import Array, Score
 
@@ -24,7 +25,7 @@ class KerasTensorFlow(KerasEngine):
     def __init__(self, model: Any) -> None:
         """Take a Keras model; nothing is run yet."""
         super().__init__(model)
-        self._steps = Steps()
+        self._steps: Kept[Any] = Kept()
 
     def _run(self, key: Hashable, inputs: Any, data: list[Array], body: Body) -> Any:
         tensors = [tensor(x) for x in leaves(inputs)] + [tf.convert_to_tensor(x) for x in data]

@@ -1,8 +1,7 @@
 """The engine for networks in ONNX, run by onnxruntime: whatever needs no gradient."""
 
-import threading
 import weakref
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,11 @@ from numpy.typing import NDArray
 
 from camlucida.engines import host
 from camlucida.engines.base import Anatomy, Probes, Request
+from camlucida.engines.kept import Kept, alive
 from camlucida.engines.onnx_dry_run import DryRun, addressed, dry_run, flat
 from camlucida.engines.onnx_end import End, find_end, linear_head
 from camlucida.engines.onnx_model import OnnxModel
 from camlucida.engines.studied import OutputAnatomy
-from camlucida.errors import ModelError
 from camlucida.trees import mapped, signature
 from camlucida.types import Array, Evidence, LayerInfo, Need, Score
 
@@ -43,16 +42,12 @@ class Onnx:
     def __init__(self, model: OnnxModel) -> None:
         """Take a network; nothing is run yet."""
         self._reference = weakref.ref(model)
-        self._lock = threading.RLock()
-        self._studied: dict[Hashable, OnnxAnatomy] = {}
-        self._heads: dict[Hashable, NDArray[np.float32]] = {}
+        self._studied: Kept[OnnxAnatomy] = Kept()
+        self._heads: Kept[NDArray[np.float32]] = Kept()
 
     @property
     def _model(self) -> OnnxModel:
-        model = self._reference()
-        if model is None:
-            raise ModelError("the model that this engine was made for no longer exists; keep a reference to it")
-        return model
+        return alive(self._reference)
 
     def anatomy(self, inputs: Any, output: str | None = None) -> Anatomy:
         """What a run on the first of the inputs tells; made once per shape of inputs."""
@@ -87,21 +82,19 @@ class Onnx:
 
     def _study(self, inputs: Any, output: str | None) -> OnnxAnatomy:
         key = (signature(mapped(np.asarray, inputs)), output)
-        with self._lock:
-            if key not in self._studied:
-                self._studied[key] = _studied(dry_run(self._model, inputs, output), self._model)
-            return self._studied[key]
+        return self._studied.get(key, lambda: _studied(dry_run(self._model, inputs, output), self._model))
 
     def _head(self, inputs: Any, output: str | None, path: str) -> NDArray[np.float32]:
         """The weights ``(K, C)`` behind a layer, which stand in the file and so are read once."""
-        with self._lock:
-            if (path, output) not in self._heads:
-                run = dry_run(self._model, inputs, output)
-                end = find_end(run)
-                weights = linear_head(run, addressed(run.flow.calls)[path], end).weights
-                one_unit = end.activation == "sigmoid" and weights.shape[1] == 1
-                self._heads[path, output] = np.concatenate([-weights, weights], axis=1) if one_unit else weights
-            return self._heads[path, output]
+
+        def make() -> NDArray[np.float32]:
+            run = dry_run(self._model, inputs, output)
+            end = find_end(run)
+            weights = linear_head(run, addressed(run.flow.calls)[path], end).weights
+            one_unit = end.activation == "sigmoid" and weights.shape[1] == 1
+            return np.concatenate([-weights, weights], axis=1) if one_unit else weights
+
+        return self._heads.get((path, output), make)
 
 
 def _studied(run: DryRun, model: OnnxModel) -> OnnxAnatomy:

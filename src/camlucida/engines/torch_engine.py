@@ -4,7 +4,6 @@ The trunk runs without recording. At the explained layer a leaf takes the place 
 on: so the backward pass ends there, and no parameter is asked for a gradient.
 """
 
-import threading
 import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from camlucida.engines import torch_xp
 from camlucida.engines.base import Altered, Anatomy, BoundTarget, Probes, Request, masks_over, score_both
 from camlucida.engines.choice import Call
+from camlucida.engines.kept import Kept, alive
 from camlucida.engines.torch_anatomy import TorchAnatomy, find_head, study
 from camlucida.engines.torch_calls import evaluating
 from camlucida.engines.torch_evidence import evidence
@@ -33,20 +33,21 @@ class Torch:
     def __init__(self, model: Any) -> None:
         """Take a module; nothing is run yet."""
         self._reference = weakref.ref(model)
-        self._lock = threading.RLock()
-        self._studied: dict[Hashable, TorchAnatomy] = {}
-        self._heads: dict[Hashable, list[Call]] = {}
+        self._studied: Kept[TorchAnatomy] = Kept()
+        self._heads: Kept[list[Call]] = Kept()
         self._overruled: set[Hashable] = set()
-        self._repeated: dict[Hashable, bool] = {}
+        self._repeated: Kept[bool] = Kept()
         closed = isinstance(model, torch.jit.ScriptModule)  # no hook reaches into it
         self.serves = frozenset({Need.SCORES}) if closed else frozenset(Need)
 
     @property
     def _model(self) -> Any:
-        model = self._reference()
-        if model is None:
-            raise ModelError("the model that this engine was made for no longer exists; keep a reference to it")
-        return model
+        return alive(self._reference)
+
+    @property
+    def _structure(self) -> Hashable:
+        """What changes where a module is put in the place of another, so that what was seen before does not hold."""
+        return tuple(map(id, self._model.modules()))
 
     def anatomy(self, inputs: Any, output: Which = None) -> Anatomy:
         """What a dry run on the first of the inputs tells; made once per shape of inputs."""
@@ -63,7 +64,7 @@ class Torch:
             path: self._head(inputs, request.output, path) for path in request.layers if request.needs(Need.WEIGHTS)
         }
         with evaluating(self._model):
-            key = (request.layers, request.output)
+            key = (self._structure, request.layers, request.output)
             answer = None
             if key not in self._overruled:
                 answer = evidence(self._model, self._placed(inputs), request, known, heads, overrule=False)
@@ -104,12 +105,11 @@ class Torch:
         repeated. Which of the two, is tried once per layer, on the layer's own activations.
         """
         known = self._study(image, altered.output)
-        key = (signature(image), altered.output, altered.layer)
+        key = (self._structure, signature(image), altered.output, altered.layer)
         with evaluating(self._model):
             given = self._placed(image, 1)
-            if key not in self._repeated:
-                self._repeated[key] = not broadcasts(self._model, given, altered, known)
-            answer = altered_scores(self._model, given, altered, known, repeated=self._repeated[key])
+            repeated = self._repeated.get(key, lambda: not broadcasts(self._model, given, altered, known))
+            answer = altered_scores(self._model, given, altered, known, repeated=repeated)
             return _scores(altered.targets, altered.chosen, *answer, torch.zeros(len(answer[0]), dtype=torch.long))
 
     def _placed(self, inputs: Any, count: int | None = None) -> Any:
@@ -129,20 +129,18 @@ class Torch:
         return mapped(placed, inputs)
 
     def _study(self, inputs: Any, output: Which) -> TorchAnatomy:
-        key = (signature(inputs), output)
-        with self._lock:
-            if key not in self._studied:
-                with evaluating(self._model):
-                    self._studied[key] = study(self._model, self._placed(inputs, 1), output)
-            return self._studied[key]
+        def make() -> TorchAnatomy:
+            with evaluating(self._model):
+                return study(self._model, self._placed(inputs, 1), output)
+
+        return self._studied.get((self._structure, signature(inputs), output), make)
 
     def _head(self, inputs: Any, output: Which, path: str) -> list[Call]:
-        key = (signature(inputs), output, path)
-        with self._lock:
-            if key not in self._heads:
-                with evaluating(self._model):
-                    self._heads[key] = find_head(self._model, self._placed(inputs, 1), output, path)
-            return self._heads[key]
+        def make() -> list[Call]:
+            with evaluating(self._model):
+                return find_head(self._model, self._placed(inputs, 1), output, path)
+
+        return self._heads.get((self._structure, signature(inputs), output, path), make)
 
 
 def _scores(

@@ -1,0 +1,45 @@
+"""What is worked out once and kept: compiled steps, what dry runs told; and models, which are not."""
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Generic, TypeVar
+
+from camlucida.errors import ModelError
+
+_MOST = 32
+
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """The things used last, by key. Two threads that ask for the same one get one, made once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._made: OrderedDict[Hashable, T] = OrderedDict()
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._made.values())
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The thing of this key; `make` makes it the first time."""
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = make()
+                if len(self._made) > _MOST:
+                    self._made.popitem(last=False)
+            self._made.move_to_end(key)
+            return self._made[key]
+
+
+def alive(model: weakref.ref[T]) -> T:
+    """The model that an engine holds weakly.
+
+    Raises:
+        ModelError: it is no longer there.
+    """
+    if (found := model()) is None:
+        raise ModelError("the model that this engine was made for no longer exists; keep a reference to it")
+    return found
