@@ -1,7 +1,7 @@
 """From a spec to a model, its preprocessing and its labels.
 
     spec.py             "mobilenet?alpha=0.75", "net.pt2", "timm:resnet50", "package.module:function" taken apart
-    loaded.py           LoadedModel, and what becomes one: from_object
+    loaded.py           LoadedModel                 objects.py   what becomes one: from_object
     loading.py          load_model: from a spec, a file or an object to a LoadedModel
     altered.py          what users say in place of what a model says
     factory.py          models that a function of the user's makes

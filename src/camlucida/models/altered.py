@@ -6,10 +6,10 @@ from os import PathLike
 from typing import Any
 
 from camlucida.errors import RequestError
-from camlucida.models import guess
 from camlucida.models import labels as class_names
 from camlucida.models.applications import Size
 from camlucida.models.loaded import File, LoadedModel
+from camlucida.models.objects import class_count
 from camlucida.models.preprocessing import Preprocessing, by_name, custom
 
 
@@ -24,7 +24,7 @@ def altered(
         notes = tuple(n for n in loaded.notes if not n.startswith("preprocessing"))  # no assumption any more
         loaded = replace(loaded, preprocessing=_preprocessing(preprocess), notes=notes)
     if not isinstance(labels, str) or labels != "auto":
-        loaded = replace(loaded, labels=_labels(labels, guess.class_count(loaded.model)))
+        loaded = replace(loaded, labels=_labels(labels, class_count(loaded.model)))
     if size is not None and loaded.fixed and size != loaded.size:
         raise RequestError(f"{loaded.name} takes inputs of {by(loaded.size)}, so its size cannot be {by(size)}")
     return loaded if size is None else replace(loaded, size=size)

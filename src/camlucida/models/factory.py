@@ -10,7 +10,8 @@ from typing import Any
 
 from camlucida.errors import CamlucidaError, ModelError, RequestError, UnknownNameError
 from camlucida.models import guess, weights
-from camlucida.models.loaded import File, LoadedModel, from_object
+from camlucida.models.loaded import File, LoadedModel
+from camlucida.models.objects import from_object
 from camlucida.models.oneline import one_line
 
 

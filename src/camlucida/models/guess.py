@@ -60,13 +60,7 @@ def is_grey(model: Any, channels_first: bool = False) -> bool:
 
 
 def class_count(model: Any) -> int | None:
-    """How many classes the model says that it has, where it has one output; None where it does not say."""
-    if is_onnx(model):
-        return _whole(model.classes)
-    if is_torch(model):
-        from camlucida.models.guess_torch import class_count as count
-
-        return count(model)
+    """How many classes a Keras model says that it has, where it has one output; None where it does not say."""
     shape = _shape(model, "output_shape")
     return shape[-1] if shape else None
 
@@ -137,7 +131,3 @@ def _shape(model: Any, which: str) -> tuple[Any, ...] | None:
 
 def _descends(model: Any, name: str, package: str) -> bool:
     return any(c.__name__ == name and c.__module__.split(".")[0] == package for c in type(model).__mro__)
-
-
-def _whole(count: Any) -> int | None:
-    return count if isinstance(count, int) else None

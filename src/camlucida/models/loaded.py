@@ -1,12 +1,9 @@
 """A model with what is needed to use it: its preprocessing, its labels, the size and the kind of its input."""
 
-import sys
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from camlucida.errors import RequestError
-from camlucida.models import guess
 from camlucida.models.applications import Size
 from camlucida.models.preprocessing import Preprocessing
 
@@ -40,58 +37,3 @@ class LoadedModel:
     channels_first: bool = False
     grey: bool = False
     one_by_one: bool = False
-
-
-def from_object(model: Any, name: str | None = None) -> LoadedModel:
-    """A model that somebody made, with what can be told or must be assumed of it.
-
-    Args:
-        model: of Keras, torch or ONNX, or any function from a batch of pictures to scores.
-        name: what to call it; None for the name that it has.
-
-    Raises:
-        RequestError: it is nothing that can be called, or of a framework that is not supported.
-    """
-    if guess.is_legacy_keras(model):
-        raise RequestError("this is a model of Keras 2 (tf_keras): save it as .h5 and load that file with Keras 3")
-    if guess.is_onnx_proto(model):
-        from camlucida.engines.onnx_model import OnnxModel
-
-        model = OnnxModel(model)
-    if not callable(model) and not guess.is_onnx(model):
-        raise RequestError(f"a model is a spec, a path or a model object, not {type(model).__name__} {model!r:.80}")
-    name = name or str(getattr(model, "name", "") or getattr(model, "__name__", "") or type(model).__name__)
-    if guess.is_torch(model):
-        from camlucida.models import guess_torch
-
-        return guess_torch.loaded(model, name)
-    if guess.is_onnx(model):
-        return _onnx(model, name)
-    first = guess.is_keras(model) and sys.modules["keras"].config.image_data_format() == "channels_first"
-    preprocessing, note = guess.preprocessing(model)
-    size = guess.input_size(model, first)
-    return LoadedModel(
-        model,
-        name,
-        size,
-        preprocessing,
-        guess.labels(model),
-        (note,) if note else (),
-        fixed=size is not None,
-        channels_first=first,
-        grey=guess.is_grey(model, first),
-    )
-
-
-def _onnx(model: Any, name: str) -> LoadedModel:
-    """An ONNX model, which knows its input's shape and nothing of pixels."""
-    first: bool = model.channels_first
-    shape = model.image.shape
-    if len(model.inputs) > 1 or (shape is not None and len(shape) != 4):
-        return LoadedModel(model, name, None, None, None, channels_first=first)
-    grey = shape is not None and shape[1 if first else 3] == 1
-    preprocessing, note = guess.assumed("none" if not first else "unit" if grey else "torch")
-    size: Size | None = model.input_size
-    return LoadedModel(
-        model, name, size, preprocessing, None, (note,), fixed=size is not None, channels_first=first, grey=grey
-    )

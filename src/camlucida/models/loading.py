@@ -12,7 +12,8 @@ from camlucida.models.altered import altered, by, pair
 from camlucida.models.applications import NETWORKS, Size
 from camlucida.models.backend import SUPPORTED, choose, import_keras
 from camlucida.models.installed import is_installed
-from camlucida.models.loaded import File, LoadedModel, from_object
+from camlucida.models.loaded import File, LoadedModel
+from camlucida.models.objects import from_object
 from camlucida.models.preprocessing import PREPROCESSINGS, Preprocessing
 from camlucida.models.spec import ENDINGS, LIBRARIES, Spec, parse
 from camlucida.models.weights import load_weights

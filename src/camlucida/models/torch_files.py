@@ -9,7 +9,8 @@ import torch
 
 from camlucida.errors import ModelError
 from camlucida.models import guess, program
-from camlucida.models.loaded import LoadedModel, from_object
+from camlucida.models.loaded import LoadedModel
+from camlucida.models.objects import from_object
 from camlucida.models.oneline import one_line
 from camlucida.models.torch_weights import read_tensors, state_dict
 
