@@ -14,10 +14,11 @@ help: ## Show this list
 demo: .venv/with-tensorflow-cpu ## Explain a photograph of a cat with four methods; the pictures go to camlucida-out
 	$(BIN)/camlucida explain sample:cat --method cam --method grad-cam --method grad-cam++ --method score-cam
 
-# Keras runs on one backend in a process: all tests under TensorFlow, then those of its engines under the others.
+# Keras runs on one backend in a process: all tests under TensorFlow, then those of its engines under the others. JAX
+# compiles many tiny programs for them, each run a few times.
 test: .venv/with-dev ## Run the tests, and those of Keras's engines on JAX and torch as well
 	KERAS_BACKEND=tensorflow $(BIN)/pytest -q
-	KERAS_BACKEND=jax $(BIN)/pytest -q $(ON_EVERY_BACKEND)
+	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/pytest -q $(ON_EVERY_BACKEND)
 	KERAS_BACKEND=torch $(BIN)/pytest -q $(ON_EVERY_BACKEND)
 
 check: .venv/with-dev ## Check format, lint, types and import directions
