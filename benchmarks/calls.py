@@ -3,12 +3,14 @@
     python benchmarks/calls.py                 the rows of the table
     python benchmarks/calls.py torch           those of one engine, in this process
 
-A small network, two images, another class in each call; two hundred calls come first and are not counted. A hundred
-calls are one figure: the median of the resident memory after them, and of their time. Memory grows if the mean of the
-nine steps from one hundred to the next is above zero by more than chance explains (a t-test at 99 %). Time grows if the
-last hundred took longer than every hundred before it, and over 5 % longer than the first.
+A small network, two images, another class in each call; five hundred calls come first and are not counted, since it
+takes some hundreds until the heap has its shape. Resident memory is read at the start and after each hundred calls,
+without garbage. It grows if the mean of its ten steps is above zero by more than chance explains (a t-test at 99 %).
+The time of a hundred calls is their median. It grows if the last hundred took longer than every hundred before it, and
+over 5 % longer than the first.
 """
 
+import gc
 import itertools
 import os
 import statistics
@@ -23,9 +25,9 @@ from processes import Row, answer, tell
 
 import camlucida as cl
 
-WARM_UP, CALLS, HUNDRED = 200, 1000, 100
+WARM_UP, CALLS, HUNDRED = 500, 1000, 100
 SIZE, CLASSES = 32, 10
-T_99 = 2.90  # of Student's distribution with eight degrees of freedom, one-sided
+T_99 = 2.82  # of Student's distribution with nine degrees of freedom, one-sided
 PAGE = os.sysconf("SC_PAGE_SIZE") / 1024
 
 
@@ -79,30 +81,36 @@ def measured(engine: str) -> list[Row]:
     model = build()
     images = np.random.default_rng(0).uniform(-1, 1, (2, SIZE, SIZE, 3)).astype("float32")
     images = images if channels == "last" else np.ascontiguousarray(np.moveaxis(images, -1, 1))
-    memory, times = np.ones((2, WARM_UP + CALLS))  # lists would grow with each call
-    for number in range(WARM_UP + CALLS):
-        started = time.perf_counter()
-        for item in cl.explain(model, images, method=method, target=number % CLASSES, preprocess=None):
-            item.heatmap()
-        times[number] = time.perf_counter() - started
-        memory[number] = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+    def hundred() -> float:
+        taken = []
+        for number in range(HUNDRED):
+            started = time.perf_counter()
+            for item in cl.explain(model, images, method=method, target=number % CLASSES, preprocess=None):
+                item.heatmap()
+            taken.append(time.perf_counter() - started)
+        return statistics.median(taken)
+
+    for _ in range(WARM_UP // HUNDRED):
+        hundred()
+    memory, times = [resident()], []
+    for _ in range(CALLS // HUNDRED):
+        times.append(hundred())
+        memory.append(resident())
     return [
-        (f"{name}, {method}: memory", "no growth", memory_growth(hundreds(memory[WARM_UP:]))),
-        (
-            f"{name}, {method}: time of the last hundred over the first",
-            "no growth",
-            time_growth(hundreds(times[WARM_UP:])),
-        ),
+        (f"{name}, {method}: memory", "no growth", memory_growth(memory)),
+        (f"{name}, {method}: time of the last hundred over the first", "no growth", time_growth(times)),
     ]
 
 
-def hundreds(values: np.ndarray) -> list[float]:
-    """The median of each hundred calls."""
-    return np.median(values.reshape(-1, HUNDRED), axis=1).tolist()
+def resident() -> float:
+    """What this process has in memory, in kB, once its garbage is collected."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
 def memory_growth(memory: Sequence[float]) -> str:
-    """What the memory of each hundred calls, in kB, says of growth per call."""
+    """What the memory before and after each hundred calls, in kB, says of growth per call."""
     steps = [(after - before) / HUNDRED for before, after in itertools.pairwise(memory)]
     slope, error = statistics.mean(steps), statistics.stdev(steps) / len(steps) ** 0.5
     return f"{'growth' if slope > T_99 * error else 'no growth'} ({slope:.3f} ± {error:.3f} kB a call)"
