@@ -33,8 +33,13 @@ def in_jax(model: Any, batch: np.ndarray) -> tuple[str, Callable[[], object]]:
     import jax
 
     step = jax.jit(lambda weights, state, x: model.stateless_call(weights, state, x, training=False)[0])
-    weights, state = ([v.value for v in part] for part in (model.trainable_variables, model.non_trainable_variables))
-    return "jitted `stateless_call`", lambda: np.asarray(step(weights, state, batch))
+    parts = model.trainable_variables, model.non_trainable_variables
+
+    def run() -> np.ndarray:
+        weights, state = ([v.value for v in part] for part in parts)  # each time: `predict_on_batch` replaces them
+        return np.asarray(step(weights, state, batch))
+
+    return "jitted `stateless_call`", run
 
 
 def in_torch(model: Any, batch: np.ndarray) -> tuple[str, Callable[[], object]]:
