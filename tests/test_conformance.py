@@ -18,6 +18,7 @@ backend.choose()
 
 import torch  # noqa: E402
 
+import camlucida as cl  # noqa: E402
 import networks  # noqa: E402
 from camlucida.errors import ConditionError  # noqa: E402
 from camlucida.trees import leaves  # noqa: E402
@@ -116,7 +117,10 @@ def path_in_keras(path):
 @pytest.mark.parametrize("name", TWINS)
 @pytest.mark.parametrize("method", METHODS)
 def test_maps_are_the_same(name, method, pairs):
-    ours, theirs = (explained(network, method=method, target=0).raw for network in pairs(name))
+    output = pairs(name)[1].output
+    classes = [0] if name == "regression" else [0, 1]
+    targets = [cl.targets.output(output, c) if output else c for c in classes]
+    ours, theirs = (explained(network, method=method, target=targets).raw for network in pairs(name))
     assert_alike(ours, theirs, tolerance_of(name))
 
 
