@@ -16,6 +16,7 @@ from camlucida.types import Grid
 _NOT_FEATURES = re.compile(
     r"MaxPool|AveragePool|AvgPool|Dropout|DropPath|Reshape|Flatten|Permute|ZeroPad|Cropping|Identity|Rescaling|^Normalization"
 )
+_ATTENTION = re.compile(r"Att(ention|n)(?!\w*(Block|Layer)$)")  # a block with attention in it has features beside it
 
 
 @dataclass(slots=True, eq=False)
@@ -127,7 +128,7 @@ class Flow:
 
 def _in_attention(call: Call | None) -> bool:
     around = call and call.parent
-    return around is not None and ("Attention" in around.kind or _in_attention(around))
+    return around is not None and (_ATTENTION.search(around.kind) is not None or _in_attention(around))
 
 
 def choose(flow: Flow, output: Hashable) -> tuple[Call | None, str]:
