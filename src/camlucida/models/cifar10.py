@@ -2,7 +2,7 @@
 
 It is the nine-layer residual network that is trained in a few minutes on a GPU (Page, "How to train your ResNet",
 2018), narrowed to 0.9 million parameters and kept at 8x8 before global average pooling, so that plain CAM applies and
-its maps have something to show. Trained by ``training/train_cifar10.py``; see ``MODEL_CARD.md``.
+its maps have something to show. Trained by the scripts in ``training``; see ``MODEL_CARD.md``.
 """
 
 from importlib import resources
