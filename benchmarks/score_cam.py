@@ -35,7 +35,7 @@ def time_ratio() -> str:
         "passes": lambda: [model.predict_on_batch(batch) for _ in range(768 // BATCH)],
         "score-cam": lambda: explainer(image),
     }
-    return over(timed(contenders, rounds=5), "score-cam", "passes")
+    return over(timed(contenders, rounds=3), "score-cam", "passes")
 
 
 def peak_memory(channels: int) -> float:
