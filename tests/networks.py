@@ -121,7 +121,7 @@ def gap():
 
 
 def softmax_layer():
-    return _ended(lambda units: [layers.Dense(units), layers.Softmax()], lambda dense, _: dense)
+    return _ended(lambda units: [layers.Dense(units), layers.Softmax(name="softmax")], lambda dense, _: dense)
 
 
 def softmax_activation_layer():
