@@ -55,25 +55,31 @@ def at_image_size(maps: torch.Tensor) -> np.ndarray:
     return torch.nn.functional.interpolate(maps.detach(), (SIZE, SIZE), mode="bilinear").numpy()
 
 
-NETWORKS = {"SqueezeNet": (SqueezeNet, "features"), "ResNet-50": (ResNet50, "layer4")}
+NETWORKS = {
+    "SqueezeNet": (SqueezeNet, "auto", "1.05"),
+    "SqueezeNet at `features`": (SqueezeNet, "features", ""),  # a convolution to 1000 channels lies behind it
+    "ResNet-50": (ResNet50, "auto", "1.05"),
+}
+"""The network, the layer, and the limit."""
 PEERS = {"pytorch-grad-cam 1.5.7": grad_cam, "torchcam 0.5.0": torchcam, "captum 0.9.0": captum}
 
 
 def rows(network: str) -> list[Row]:
-    build, layer = NETWORKS[network]
+    build, layer, limit = NETWORKS[network]
     torch.manual_seed(0)
     model = build().eval()
     batch = np.random.default_rng(0).normal(size=(BATCH, 3, SIZE, SIZE)).astype("float32")
     x, classes = torch.from_numpy(batch), list(range(BATCH))
     explainer = cl.Explainer(model, target=cl.targets.each(classes), layer=layer, preprocess=None)
+    chosen = explainer(batch)[0].layer
     peers = {}
     for name, prepare in PEERS.items():
         theirs = build().eval()  # a model of their own, since some of them leave hooks in it
         theirs.load_state_dict(model.state_dict())
-        peers[name] = functools.partial(prepare, theirs, theirs.get_submodule(layer), x, classes)
+        peers[name] = functools.partial(prepare, theirs, theirs.get_submodule(chosen), x, classes)
     return beside(
         f"torch, {network}",
-        "1.05",
+        limit,
         lambda: forward(model, x),
         lambda: [item.heatmap() for item in explainer(batch)],
         peers,
