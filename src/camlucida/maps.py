@@ -104,10 +104,12 @@ def heat(raw: NDArray[np.float32], size: Grid, *, signed: bool = False) -> NDArr
     Returns:
         float32 ``size`` in 0..1, or in -1..1 where `signed`. Zeros where there is nothing (positive) to show.
     """
-    # float64 until it is divided: in float32 the square of a small score is already zero.
-    shown = np.asarray(raw, "float64") if signed else rectify(np.asarray(raw, "float64"), np)
-    shown = resize(shown.reshape(1, -1), raw.shape, size, np)[0]
-    return np.asarray(divide(shown, np.abs(shown).max(), np), "float32")
+    values = np.asarray(raw, "float64")  # in float32 the square of a small score is already zero
+    values = values if signed else rectify(values, np)
+    small = np.asarray(divide(values, np.abs(values).max(), np), "float32")
+    shown = resize(small.reshape(1, -1), raw.shape, size, np)[0]
+    greatest = np.abs(shown).max() if signed else shown.max()
+    return np.asarray(shown / greatest if greatest else shown, "float32")
 
 
 def fuse(raws: Sequence[NDArray[np.float32]], how: Fusion) -> NDArray[np.float32]:
