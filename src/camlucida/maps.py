@@ -61,7 +61,11 @@ def resize(m: Array, grid: Grid, size: Grid, xp: Xp) -> Array:
     """
     m = xp.reshape(m, (-1, *grid))
     for axis, (old, new) in enumerate(zip(grid, size, strict=True), start=1):
-        if old != new:
+        if old == new:
+            continue
+        if axis == len(grid):
+            m = xp.matmul(m, _interpolation(old, new))
+        else:
             m = xp.moveaxis(xp.matmul(xp.moveaxis(m, axis, -1), _interpolation(old, new)), -1, axis)
     return m
 
