@@ -276,8 +276,10 @@ def test_the_gradient_of_a_probability(name, squash, network):
         lambda z: torch.softmax(z, 1) - 0.1,
         lambda z: torch.softmax(z[None], 0)[0] + z,
         lambda z: torch.sigmoid(z) * z,
+        lambda z: torch.softmax(z, 1)[:, 1:3],
+        lambda z: torch.sigmoid(z)[:, :2].flip(1)[:, :2],
     ],
-    ids=["doubled", "shifted", "over the batch", "swish"],
+    ids=["doubled", "shifted", "over the batch", "swish", "some classes", "some labels"],
 )
 def test_an_activation_that_is_not_the_end_is_left_alone(end):
     model = settled(named(conv=nn.Conv2d(3, 5, 3), gap=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(5, 4)))

@@ -83,8 +83,8 @@ def find_end(run: Record) -> End:
             note = ends.set_aside(call.kind.removeprefix("special_"), handle(run.flow, call).path)
             return End(_OPENED[call.kind], call, note)
         sources = run.flow.sources(tensor)
-        if call.kind not in _KEEPS_VALUES or len(sources) != 1:
-            break
+        if call.kind not in _KEEPS_VALUES or len(sources) != 1 or _size(run, sources[0]) != values.size:
+            break  # of some of the classes, the softmax over all cannot be set aside
         tensor = sources[0]
     if ends.is_distribution(values):
         return End("closed", None, ends.CLOSED)
