@@ -70,3 +70,9 @@ class MissingPackageError(CamlucidaError):
 
 class ImageError(CamlucidaError):
     """One picture cannot be explained; the others of the same request can."""
+
+
+def one_line(error: BaseException, limit: int = 240) -> str:
+    """What an error of another library says, without line breaks, cut after `limit` characters; its kind if nothing."""
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 3].rstrip()}..."

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from camlucida.engines import ends, host
 from camlucida.engines.base import Anatomy, Probes, Request
 from camlucida.engines.kept import Kept
-from camlucida.errors import CamlucidaError, ConditionError, RequestError
+from camlucida.errors import CamlucidaError, ConditionError, RequestError, one_line
 from camlucida.trees import count, mapped, signature
 from camlucida.types import Array, Evidence, Need, Score
 
@@ -85,7 +85,7 @@ class Function:
             raise
         except Exception as error:
             raise CamlucidaError(
-                f"the function {self._name} failed with {type(error).__name__}: {host.one_line(error)}"
+                f"the function {self._name} failed with {type(error).__name__}: {one_line(error)}"
             ) from error
         scores = _numbers(answer)
         wanted = "it must give one row of class scores for each, (B, C)"

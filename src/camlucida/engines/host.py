@@ -101,11 +101,5 @@ def image_of(inputs: Any) -> NDArray[Any]:
     return image
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, on one line that is not too long; its type if it says nothing."""
-    said = " ".join(str(error).split())
-    return (said if len(said) <= 240 else f"{said[:237]}...") or type(error).__name__
-
-
 def _scores(targets: Sequence[Any], answer: Answer, chosen: Sequence[Array]) -> list[dict[Score, Array]]:
     return [score_both(target, *answer, classes, np) for target, classes in zip(targets, chosen, strict=True)]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from camlucida.engines.choice import Call, Flow, choose
 from camlucida.engines.keras_calls import intercepted, operations
-from camlucida.errors import CamlucidaError, RequestError
+from camlucida.errors import CamlucidaError, RequestError, one_line
 from camlucida.trees import leaves, mapped
 from camlucida.types import Grid
 
@@ -78,9 +78,9 @@ def called(model: Any, inputs: Any) -> Any:
             cause = error.__context__  # Keras words errors anew, and fails itself at some of JAX's
         # Keras writes what was wrong in bold, between the name of the layer and all its arguments.
         _, _, bold = str(cause).partition("\x1b[1m")
-        said = " ".join((bold.partition("\x1b[0m")[0] or str(cause)).split())
-        said = said if len(said) <= 240 else f"{said[:237]}..."
-        raise RequestError(f"the model fails on an input of shape {shapes}: {said or type(cause).__name__}") from error
+        said = bold.partition("\x1b[0m")[0]
+        reason = one_line(RuntimeError(said) if said else cause)
+        raise RequestError(f"the model fails on an input of shape {shapes}: {reason}") from error
 
 
 def named_outputs(model: Any, answer: Any) -> dict[str, Any]:

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.engines.host import one_line
 from camlucida.engines.onnx_layout import image_channels_first
-from camlucida.errors import MissingPackageError, ModelError, RequestError
+from camlucida.errors import MissingPackageError, ModelError, RequestError, one_line
 
 _KEPT_SESSIONS = 4
 _OWN_DOMAINS = ("com.microsoft", "com.ms")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from camlucida.errors import ConditionError
+from camlucida.errors import ConditionError, one_line
 from camlucida.types import Array
 
 
@@ -32,8 +32,7 @@ class Cut:
         try:
             found = torch.autograd.grad(score, outputs, ones, retain_graph=again, allow_unused=True)
         except RuntimeError as error:  # what the backward pass needs was written over; torch says so only here
-            said = " ".join(str(error).split())[:240]
             raise ConditionError(
-                f"no gradient can be taken through this model: {said}; score-cam works, which needs none"
+                f"no gradient can be taken through this model: {one_line(error)}; score-cam works, which needs none"
             ) from error
         return dict(zip(self.kept, found, strict=True))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from camlucida.engines.torch_layout import picture_axis
-from camlucida.errors import CamlucidaError, RequestError
+from camlucida.errors import CamlucidaError, RequestError, one_line
 from camlucida.trees import leaves
 
 Which = str | Callable[[Any], Any] | None
@@ -47,9 +47,9 @@ def called(model: Any, inputs: Any) -> Any:
         raise
     except Exception as error:
         shapes = " and ".join(str(tuple(x.shape)) for x in leaves(inputs))
-        said = " ".join(str(error).split()) or type(error).__name__
-        said = said if len(said) <= 240 else f"{said[:237]}..."
-        raise RequestError(f"the model fails on an input of shape {shapes}: {said}{_hint(inputs)}") from error
+        raise RequestError(
+            f"the model fails on an input of shape {shapes}: {one_line(error)}{_hint(inputs)}"
+        ) from error
 
 
 def _hint(inputs: Any) -> str:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from camlucida.errors import DownloadError, ModelError, RequestError, UnknownNameError
+from camlucida.errors import DownloadError, ModelError, RequestError, UnknownNameError, one_line
 from camlucida.models.backend import import_keras
-from camlucida.models.oneline import one_line
 from camlucida.models.weights import load_weights
 from camlucida.options import written
 

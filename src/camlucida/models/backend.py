@@ -6,8 +6,7 @@ import os
 import sys
 from typing import Any
 
-from camlucida.errors import MissingPackageError, ModelError, RequestError, UnknownNameError
-from camlucida.models.oneline import one_line
+from camlucida.errors import MissingPackageError, ModelError, RequestError, UnknownNameError, one_line
 
 SUPPORTED = ("tensorflow", "jax", "torch")
 _TITLES = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "torch"}

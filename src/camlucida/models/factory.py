@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from camlucida.errors import CamlucidaError, ModelError, RequestError, UnknownNameError
+from camlucida.errors import CamlucidaError, ModelError, RequestError, UnknownNameError, one_line
 from camlucida.models import guess, weights
 from camlucida.models.loaded import File, LoadedModel
 from camlucida.models.objects import from_object
-from camlucida.models.oneline import one_line
 
 
 def find(name: str) -> Callable[[], Any]:

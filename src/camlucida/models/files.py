@@ -6,10 +6,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from camlucida.errors import ModelError
+from camlucida.errors import ModelError, one_line
 from camlucida.models.backend import import_keras
 from camlucida.models.hdf5 import is_hdf5, layout
-from camlucida.models.oneline import one_line
 from camlucida.models.weights import all_layers_loaded
 
 

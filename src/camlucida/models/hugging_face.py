@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from camlucida.errors import CamlucidaError, ModelError
+from camlucida.errors import CamlucidaError, ModelError, one_line
 from camlucida.models.applications import Size
 from camlucida.models.guess_torch import config_labels
 from camlucida.models.libraries import Recipe, finished, loading, need
 from camlucida.models.loaded import File, LoadedModel
-from camlucida.models.oneline import one_line
 from camlucida.models.preprocessing import Preprocessing, normalised
 from camlucida.models.spec import Spec
 

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from camlucida.errors import CamlucidaError, DownloadError, MissingPackageError, ModelError, RequestError
+from camlucida.errors import CamlucidaError, DownloadError, MissingPackageError, ModelError, RequestError, one_line
 from camlucida.models import guess_torch
 from camlucida.models.altered import by
 from camlucida.models.applications import UNTRAINED, UNTRAINED_NOTE, Size
 from camlucida.models.installed import is_installed
 from camlucida.models.loaded import File, LoadedModel
-from camlucida.models.oneline import one_line
 from camlucida.models.preprocessing import Preprocessing
 from camlucida.models.spec import Spec
 from camlucida.models.torch_weights import load_weights, tensors_only

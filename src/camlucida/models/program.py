@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from camlucida.errors import ModelError
-from camlucida.models.oneline import one_line
+from camlucida.errors import ModelError, one_line
 from camlucida.models.program_safety import danger
 from camlucida.models.torch_weights import tensors_only
 

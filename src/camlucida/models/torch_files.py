@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
-from camlucida.errors import ModelError
+from camlucida.errors import ModelError, one_line
 from camlucida.models import guess, program
 from camlucida.models.loaded import LoadedModel
 from camlucida.models.objects import from_object
-from camlucida.models.oneline import one_line
 from camlucida.models.torch_weights import read_tensors, state_dict
 
 

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from camlucida.engines.torch_calls import unwrapped
-from camlucida.errors import MissingPackageError, ModelError
-from camlucida.models.oneline import one_line
+from camlucida.errors import MissingPackageError, ModelError, one_line
 
 _KERAS = (".keras", ".h5", ".hdf5")
 _WITHIN = ("state_dict", "model_state_dict", "model")

@@ -11,9 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from camlucida.errors import ModelError
+from camlucida.errors import ModelError, one_line
 from camlucida.models.hdf5 import layout
-from camlucida.models.oneline import one_line
 
 _ENDINGS = (".weights.h5", ".h5", ".hdf5", ".keras")
 _TORCH = (".pth", ".pt", ".safetensors")
