@@ -14,6 +14,7 @@ import torch
 
 from camlucida.engines.keras_engine import KerasEngine, Passed, Run, Shapes
 from camlucida.engines.keras_steps import Body, tensor
+from camlucida.engines.torch_gradients import Cut
 from camlucida.trees import mapped
 from camlucida.types import Array, Score
 
@@ -29,20 +30,11 @@ class KerasTorch(KerasEngine):
     def _differentiated(
         self, run: Run, kind: Score, shapes: Shapes
     ) -> tuple[Passed, dict[str, Array], list[dict[str, Array | None]]]:
-        kept: dict[str, Array] = {}
-
-        def tap(path: str, output: Array) -> Array:
-            if not output.requires_grad:  # else an explained layer before it leads to it
-                output = output.detach().requires_grad_()
-            torch.set_grad_enabled(True)
-            kept[path] = output
-            return output.clone()  # what follows may write in place
-
+        cut = Cut()
         with torch.no_grad():
-            passed = run(tap)
-        last = len(passed.scores) - 1
-        gradients = [_gradients(score[kind], kept, keep=t < last) for t, score in enumerate(passed.scores)]
-        return passed, {path: output.detach() for path, output in kept.items()}, gradients
+            passed = run(cut.tap)
+        gradients = cut.gradients([score[kind] for score in passed.scores])
+        return passed, {path: output.detach() for path, output in cut.kept.items()}, gradients
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
@@ -54,10 +46,3 @@ class KerasTorch(KerasEngine):
             if devices:
                 stack.enter_context(keras.device(str(devices[0])))
             yield
-
-
-def _gradients(score: Array, kept: dict[str, Array], *, keep: bool) -> dict[str, Array | None]:
-    if not score.requires_grad:
-        return dict.fromkeys(kept)
-    found = torch.autograd.grad(score, [*kept.values()], torch.ones_like(score), retain_graph=keep, allow_unused=True)
-    return dict(zip(kept, found, strict=True))

@@ -1,6 +1,6 @@
 """Where the backward pass ends: at the explained layers, on torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -20,12 +20,12 @@ class Cut:
         self.kept[path] = x if x.requires_grad else x.detach().requires_grad_()  # or a layer before it leads to it
         return self.kept[path].clone()
 
-    def gradients(self, scores: Sequence[Array]) -> list[Mapping[str, Array | None]]:
+    def gradients(self, scores: Sequence[Array]) -> list[dict[str, Array | None]]:
         """Per score ``(B,)``, its gradients with respect to what the layers yield; None where there is none."""
         last = len(scores) - 1
         return [self._gradient(score, again=t < last) for t, score in enumerate(scores)]
 
-    def _gradient(self, score: Array, *, again: bool) -> Mapping[str, Array | None]:
+    def _gradient(self, score: Array, *, again: bool) -> dict[str, Array | None]:
         if not score.requires_grad:
             return dict.fromkeys(self.kept)
         ones, outputs = torch.ones_like(score), list(self.kept.values())
