@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from camlucida.engines import ends
 from camlucida.engines.base import Probes, Request, masks_over, raw_maps, score_both
 from camlucida.engines.ends import Activation
 from camlucida.trees import leaves, mapped
@@ -18,29 +19,14 @@ Answer = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 def read(
     activation: Activation, answer: NDArray[Any], logits: NDArray[Any] | None = None, *, log: bool = False
 ) -> Answer:
-    """Scores and probabilities from a model's answer.
-
-    One sigmoid unit becomes two classes: 0 with the score -z, 1 with the score z.
-
-    Args:
-        activation: how the model ends.
-        answer: what it says, ``(B, ...)``.
-        logits: what goes into its last activation, where that can be opened.
-        log: whether that activation yields logarithms of probabilities.
-    """
+    """Scores and probabilities, as `ends.read` has them, from arrays of any type."""
     answer = np.asarray(answer, "float32")
-    if activation == "closed":
-        return np.log(np.maximum(answer, np.finfo("float32").tiny)), answer
-    if activation == "none" or logits is None:
-        return answer, softmax(answer) if answer.ndim == 2 and answer.shape[1] > 1 else None
-    logits = np.asarray(logits, "float32").reshape(answer.shape)
-    answer = np.exp(answer) if log else answer
-    if activation == "sigmoid" and answer.shape[-1] == 1:
-        return np.concatenate([-logits, logits], axis=-1), np.concatenate([1 - answer, answer], axis=-1)
-    return logits, answer
+    if logits is not None:
+        logits = np.asarray(logits, "float32").reshape(answer.shape)
+    return ends.read(activation, answer, logits, _softmax, np, log=log)
 
 
-def softmax(z: NDArray[np.float32]) -> NDArray[np.float32]:
+def _softmax(z: NDArray[np.float32]) -> NDArray[np.float32]:
     """Over the last axis."""
     powers = np.exp(z - z.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), "float32")

@@ -45,22 +45,12 @@ class End:
         return original(*args, **kwargs) if _is_pure(layer) else layer.activation(logits), logits
 
     def read(self, answer: Array, logits: Array | None) -> tuple[Array, Array | None]:
-        """Scores and probabilities ``(B, C)``, float32, from the model's answer.
-
-        One sigmoid unit becomes two classes: 0 with the score -z, 1 with the score z.
-        """
+        """Scores and probabilities ``(B, C)``, float32, from the model's answer and what its last activation took."""
         answer = keras.ops.cast(answer, "float32")
-        if self.activation == "none":
-            classes = len(answer.shape) == 2 and answer.shape[-1] > 1
-            return answer, keras.ops.softmax(answer) if classes else None
-        if self.activation == "closed":
-            return keras.ops.log(keras.ops.maximum(answer, np.finfo("float32").tiny)), answer
-        if self.kind == "log_softmax":
-            answer = keras.ops.exp(answer)
-        logits = keras.ops.reshape(keras.ops.cast(logits, "float32"), keras.ops.shape(answer))
-        if self.activation == "sigmoid" and answer.shape[-1] == 1:
-            return two_classes(logits, -logits), two_classes(answer, 1 - answer)
-        return logits, answer
+        if logits is not None:
+            logits = keras.ops.reshape(keras.ops.cast(logits, "float32"), keras.ops.shape(answer))
+        log = self.kind == "log_softmax"
+        return ends.read(self.activation, answer, logits, keras.ops.softmax, keras.ops, log=log)
 
     def logits(self, run: DryRun, output: str) -> NDArray[Any]:
         """The logits that a dry run yielded, ``(1, C)``."""
@@ -72,11 +62,6 @@ class End:
     def kind(self) -> str:
         """The name of the activation function."""
         return _activation(self.call.layer) if self.call else ""
-
-
-def two_classes(positive: Array, negative: Array) -> Array:
-    """One unit's values as those of class 1, beside those of class 0."""
-    return keras.ops.concatenate([negative, positive], axis=-1)
 
 
 def find_end(run: DryRun, output: str) -> End:

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from camlucida.engines import ends
 from camlucida.engines.base import Anatomy, Probes, Request, masks_over, raw_maps, score_both
 from camlucida.engines.kept import Kept, alive
 from camlucida.engines.keras_anatomy import KerasAnatomy, find_head, study
-from camlucida.engines.keras_end import head_weights, two_classes
+from camlucida.engines.keras_end import head_weights
 from camlucida.engines.keras_forward import Tap, forward
 from camlucida.engines.keras_steps import Body
 from camlucida.errors import ConditionError
@@ -190,8 +191,7 @@ class KerasEngine(ABC):
 def _class_weights(head: list[Any], A: Array, known: KerasAnatomy) -> Array:
     """The weights ``(K, C)`` from the channel averages to the scores, as they are now."""
     weights = head_weights(head, A.shape[-1]).weights
-    one_unit = known.end.activation == "sigmoid" and weights.shape[-1] == 1
-    return two_classes(weights, -weights) if one_unit else weights
+    return ends.of_classes(known.end.activation, weights, -weights, keras.ops)
 
 
 def _kept(run: Run) -> tuple[Passed, dict[str, Array]]:

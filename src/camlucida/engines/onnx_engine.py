@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.engines import host
+from camlucida.engines import ends, host
 from camlucida.engines.base import Anatomy, Probes, Request
 from camlucida.engines.kept import Kept, alive
 from camlucida.engines.onnx_dry_run import DryRun, addressed, dry_run, flat
@@ -91,8 +91,7 @@ class Onnx:
             run = dry_run(self._model, inputs, output)
             end = find_end(run)
             weights = linear_head(run, addressed(run.flow.calls)[path], end).weights
-            one_unit = end.activation == "sigmoid" and weights.shape[1] == 1
-            return np.concatenate([-weights, weights], axis=1) if one_unit else weights
+            return np.asarray(ends.of_classes(end.activation, weights, -weights, np))
 
         return self._heads.get((path, output), make)
 

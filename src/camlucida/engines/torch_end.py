@@ -8,7 +8,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 
-from camlucida.engines import ends
+from camlucida.engines import ends, torch_xp
 from camlucida.engines.choice import Call, handle
 from camlucida.engines.ends import Activation
 from camlucida.engines.torch_record import Record
@@ -50,28 +50,12 @@ class End:
         return replace(self, call=self.call and replace(self.call, parent=None))
 
     def read(self, answer: Array, logits: Array | None) -> tuple[Array, Array | None]:
-        """Scores and probabilities ``(B, C)``, float32, from the model's answer and what its last activation took.
-
-        One sigmoid unit becomes two classes: 0 with the score -z, 1 with the score z.
-        """
+        """Scores and probabilities ``(B, C)``, float32, from the model's answer and what its last activation took."""
         answer = answer.float()
-        if self.activation == "none":
-            classes = answer.ndim == 2 and answer.shape[-1] > 1
-            return answer, torch.softmax(answer, -1) if classes else None
-        if self.activation == "closed":
-            return torch.log(torch.clamp(answer, min=torch.finfo(torch.float32).tiny)), answer
-        assert logits is not None
-        if self.call is not None and "log_softmax" in self.call.kind:
-            answer = answer.exp()
-        logits = logits.float().reshape(answer.shape)
-        if self.activation == "sigmoid" and answer.shape[-1] == 1:
-            return two_classes(logits, -logits), two_classes(answer, 1 - answer)
-        return logits, answer
-
-
-def two_classes(positive: Array, negative: Array) -> Array:
-    """One unit's values as those of class 1, beside those of class 0."""
-    return torch.cat([negative, positive], dim=-1)
+        if logits is not None:
+            logits = logits.float().reshape(answer.shape)
+        log = self.call is not None and "log_softmax" in self.call.kind
+        return ends.read(self.activation, answer, logits, lambda z: torch.softmax(z, -1), torch_xp, log=log)
 
 
 def find_end(run: Record) -> End:

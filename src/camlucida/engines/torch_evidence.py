@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from camlucida.engines import torch_xp
+from camlucida.engines import ends, torch_xp
 from camlucida.engines.base import Request, raw_maps, score_both
 from camlucida.engines.choice import Call
 from camlucida.engines.torch_anatomy import TorchAnatomy
-from camlucida.engines.torch_end import head_weights, two_classes
+from camlucida.engines.torch_end import head_weights
 from camlucida.engines.torch_forward import forward
 from camlucida.engines.torch_gradients import Cut
 from camlucida.engines.torch_layout import flat
@@ -80,5 +80,4 @@ def evidence(
 
 def _class_weights(taken: Sequence[tuple[Array, Array | None]], A: Array, known: TorchAnatomy) -> Array:
     weights, _ = head_weights(taken, A.shape[-1], A.device)
-    one_unit = known.end.activation == "sigmoid" and weights.shape[-1] == 1
-    return two_classes(weights, -weights) if one_unit else weights
+    return ends.of_classes(known.end.activation, weights, -weights, torch_xp)
