@@ -1293,6 +1293,20 @@ def test_cam_reads_the_weights_as_they_are_now():
     assert_close(cl.explain(model, images(), preprocess=None, method="cam", target=1).raw, -2 * before, 1e-5)
 
 
+def test_a_module_in_the_place_of_another():
+    """What a dry run told of the old one does not hold, neither of its address nor of the model's end."""
+    this, other = TWINS["gap"](), TWINS["gap"]()
+    explained(this, method=["cam", "grad-cam"])
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.mul_(-1)
+    this.model.conv, this.model.head = other.model.conv, nn.Linear(5, CLASSES)
+    A = this.model.conv(torch.relu(this.model.first(tensors(this))))
+    result = explained(this, method="grad-cam", target=1)
+    assert_close(result.raw, host(torch.einsum("bkhw,k->bhw", A, this.model.head.weight[1]) / 4))
+    assert any("ends without a softmax" in note for note in result[0].notes)
+
+
 def test_cam_at_a_layer_that_was_altered_in_place(network):
     """The head is behind the activation, and not behind what it overwrote."""
     this = network("plain_sequential")

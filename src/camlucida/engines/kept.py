@@ -1,12 +1,9 @@
-"""What is worked out once and kept: compiled steps, what dry runs told; and models, which are not."""
+"""What is worked out once and kept: compiled steps, what dry runs told."""
 
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
-
-from camlucida.errors import ModelError
 
 _MOST = 32
 
@@ -32,14 +29,3 @@ class Kept(Generic[T]):
                     self._made.popitem(last=False)
             self._made.move_to_end(key)
             return self._made[key]
-
-
-def alive(model: weakref.ref[T]) -> T:
-    """The model that an engine holds weakly.
-
-    Raises:
-        ModelError: it is no longer there.
-    """
-    if (found := model()) is None:
-        raise ModelError("the model that this engine was made for no longer exists; keep a reference to it")
-    return found

@@ -5,8 +5,7 @@ A backend adds how a step is compiled (`_run`) and how scores are differentiated
 """
 
 import contextlib
-import weakref
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,12 +13,13 @@ import keras
 import numpy as np
 
 from camlucida.engines import ends
-from camlucida.engines.base import Anatomy, Probes, Request, masks_over, raw_maps, score_both
-from camlucida.engines.kept import Kept, alive
+from camlucida.engines.base import Probes, Request, masks_over, raw_maps, score_both
+from camlucida.engines.kept import Kept
 from camlucida.engines.keras_anatomy import KerasAnatomy, find_head, study
 from camlucida.engines.keras_end import head_weights
 from camlucida.engines.keras_forward import Tap, forward
 from camlucida.engines.keras_steps import Body
+from camlucida.engines.studied import StudyingEngine
 from camlucida.errors import ConditionError
 from camlucida.trees import count, leaves, mapped, signature
 from camlucida.types import Array, Evidence, Need, Score
@@ -41,31 +41,18 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Per layer, the shape of what it yields for the batch."""
 
 
-class KerasEngine(ABC):
-    """A Keras model on some backend. It holds the model weakly, and is made once per model by `engine_for`."""
+class KerasEngine(StudyingEngine[KerasAnatomy]):
+    """A Keras model on some backend."""
 
     backend: str
     serves = frozenset(Need)
 
     def __init__(self, model: Any) -> None:
         """Take a Keras model; nothing is run yet."""
-        self._reference = weakref.ref(model)
-        self._studied: Kept[KerasAnatomy] = Kept()
+        super().__init__(model)
         self._heads: Kept[list[Any]] = Kept()
         self.traces = 0
         """How many compiled steps were traced so far; none where nothing is compiled."""
-
-    @property
-    def _model(self) -> Any:
-        return alive(self._reference)
-
-    def anatomy(self, inputs: Any, output: str | None = None) -> Anatomy:
-        """What a dry run on the first of the inputs tells; made once per shape of inputs."""
-        return self._study(inputs, output).anatomy
-
-    def resolve(self, layer: Any, inputs: Any, output: str | None = None) -> str:
-        """The path of a layer that is given as a path, as ``"auto"`` or as the object itself."""
-        return self._study(inputs, output).path(layer)
 
     def evidence(self, inputs: Any, request: Request) -> Evidence:
         """One forward pass, and one backward pass per target where a formula needs gradients."""

@@ -1,6 +1,5 @@
 """The engine for networks in ONNX, run by onnxruntime: whatever needs no gradient."""
 
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,11 @@ from numpy.typing import NDArray
 
 from camlucida.engines import ends, host
 from camlucida.engines.base import Anatomy, Probes, Request
-from camlucida.engines.kept import Kept, alive
+from camlucida.engines.kept import Kept
 from camlucida.engines.onnx_dry_run import DryRun, addressed, dry_run, flat
 from camlucida.engines.onnx_end import End, find_end, linear_head
 from camlucida.engines.onnx_model import OnnxModel
-from camlucida.engines.studied import OutputAnatomy
+from camlucida.engines.studied import OutputAnatomy, StudyingEngine
 from camlucida.trees import mapped, signature
 from camlucida.types import Array, Evidence, LayerInfo, Need, Score
 
@@ -33,29 +32,16 @@ class OnnxAnatomy(OutputAnatomy[End]):
         return OutputAnatomy.path(self, layer if layer in self.calls else named)
 
 
-class Onnx:
-    """A network in ONNX. It holds the model weakly, and is made once per model by `engine_for`."""
+class Onnx(StudyingEngine[OnnxAnatomy]):
+    """A network in ONNX."""
 
     backend = "onnx"
     serves = frozenset({Need.WEIGHTS, Need.PROBES, Need.SCORES})
 
     def __init__(self, model: OnnxModel) -> None:
         """Take a network; nothing is run yet."""
-        self._reference = weakref.ref(model)
-        self._studied: Kept[OnnxAnatomy] = Kept()
+        super().__init__(model)
         self._heads: Kept[NDArray[np.float32]] = Kept()
-
-    @property
-    def _model(self) -> OnnxModel:
-        return alive(self._reference)
-
-    def anatomy(self, inputs: Any, output: str | None = None) -> Anatomy:
-        """What a run on the first of the inputs tells; made once per shape of inputs."""
-        return self._study(inputs, output).anatomy
-
-    def resolve(self, layer: Any, inputs: Any, output: str | None = None) -> str:
-        """The path of a layer: given as a path or its end, as the name of its tensor, or as ``"auto"``."""
-        return self._study(inputs, output).path(layer)
 
     def evidence(self, inputs: Any, request: Request) -> Evidence:
         """One forward pass."""

@@ -1,12 +1,18 @@
-"""What stays of a dry run, for any framework: addresses and what to say of those that cannot be explained."""
+"""What stays of a dry run, for any framework, and the engines that keep it.
+
+Addresses, and what to say of those that cannot be explained.
+"""
 
 import re
+import weakref
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from camlucida.engines.base import Anatomy
 from camlucida.engines.choice import Call
-from camlucida.errors import ConditionError, RequestError, UnknownNameError
+from camlucida.engines.kept import Kept
+from camlucida.errors import ConditionError, ModelError, RequestError, UnknownNameError
 from camlucida.types import Grid
 
 E = TypeVar("E")
@@ -66,3 +72,33 @@ class OutputAnatomy(Generic[E]):
         if len(ends) == 1:
             return ends[0]
         raise UnknownNameError("layer", name, self.calls, "`camlucida layers MODEL` lists them all")
+
+
+S = TypeVar("S", bound=OutputAnatomy[Any])
+
+
+class StudyingEngine(ABC, Generic[S]):
+    """An engine that learns of its model from dry runs. It holds the model weakly."""
+
+    def __init__(self, model: Any) -> None:
+        """Take a model; nothing is run yet."""
+        self._reference = weakref.ref(model)
+        self._studied: Kept[S] = Kept()
+
+    @property
+    def _model(self) -> Any:
+        if (model := self._reference()) is None:
+            raise ModelError("the model that this engine was made for no longer exists; keep a reference to it")
+        return model
+
+    def anatomy(self, inputs: Any, output: Any = None) -> Anatomy:
+        """What a dry run on the first of the inputs tells; made once per shape of inputs."""
+        return self._study(inputs, output).anatomy
+
+    def resolve(self, layer: Any, inputs: Any, output: Any = None) -> str:
+        """The path of a layer that is given as a path, as ``"auto"`` or as the object itself."""
+        return self._study(inputs, output).path(layer)
+
+    @abstractmethod
+    def _study(self, inputs: Any, output: Any) -> S:
+        """What a dry run on the first of the inputs told of an output, which is kept."""

@@ -4,16 +4,16 @@ The trunk runs without recording. At the explained layer a leaf takes the place 
 on: so the backward pass ends there, and no parameter is asked for a gradient.
 """
 
-import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from camlucida.engines import torch_xp
-from camlucida.engines.base import Altered, Anatomy, BoundTarget, Probes, Request, masks_over, score_both
+from camlucida.engines.base import Altered, BoundTarget, Probes, Request, masks_over, score_both
 from camlucida.engines.choice import Call
-from camlucida.engines.kept import Kept, alive
+from camlucida.engines.kept import Kept
+from camlucida.engines.studied import StudyingEngine
 from camlucida.engines.torch_anatomy import TorchAnatomy, find_head, study
 from camlucida.engines.torch_calls import evaluating
 from camlucida.engines.torch_evidence import evidence
@@ -25,15 +25,14 @@ from camlucida.trees import leaves, mapped, signature
 from camlucida.types import Array, Evidence, Need, Score
 
 
-class Torch:
-    """A torch module. It holds the module weakly, and is made once per module by `engine_for`."""
+class Torch(StudyingEngine[TorchAnatomy]):
+    """A torch module."""
 
     backend = "torch"
 
     def __init__(self, model: Any) -> None:
         """Take a module; nothing is run yet."""
-        self._reference = weakref.ref(model)
-        self._studied: Kept[TorchAnatomy] = Kept()
+        super().__init__(model)
         self._heads: Kept[list[Call]] = Kept()
         self._overruled: set[Hashable] = set()
         self._repeated: Kept[bool] = Kept()
@@ -41,21 +40,9 @@ class Torch:
         self.serves = frozenset({Need.SCORES}) if closed else frozenset(Need)
 
     @property
-    def _model(self) -> Any:
-        return alive(self._reference)
-
-    @property
     def _structure(self) -> Hashable:
         """What changes where a module is put in the place of another, so that what was seen before does not hold."""
         return tuple(map(id, self._model.modules()))
-
-    def anatomy(self, inputs: Any, output: Which = None) -> Anatomy:
-        """What a dry run on the first of the inputs tells; made once per shape of inputs."""
-        return self._study(inputs, output).anatomy
-
-    def resolve(self, layer: Any, inputs: Any, output: Which = None) -> str:
-        """The path of a layer that is given as a path, as ``"auto"`` or as the module itself."""
-        return self._study(inputs, output).path(layer)
 
     def evidence(self, inputs: Any, request: Request) -> Evidence:
         """One forward pass, and one backward pass per target where a formula needs gradients."""
