@@ -112,8 +112,9 @@ def heat(raw: NDArray[np.float32], size: Grid, *, signed: bool = False) -> NDArr
     values = values if signed else rectify(values, np)
     small = np.asarray(divide(values, np.abs(values).max(), np), "float32")
     shown = resize(small.reshape(1, -1), raw.shape, size, np)[0]
-    greatest = np.abs(shown).max() if signed else shown.max()
-    return np.asarray(shown / greatest if greatest else shown, "float32")
+    if greatest := np.abs(shown).max() if signed else shown.max():
+        shown /= greatest  # in place: to make another array of this size takes longer than all the rest
+    return np.asarray(shown, "float32")
 
 
 def fuse(raws: Sequence[NDArray[np.float32]], how: Fusion) -> NDArray[np.float32]:
