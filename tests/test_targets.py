@@ -142,9 +142,19 @@ def test_an_output_by_text():
 
 
 def test_classes_are_data_and_not_code():
-    keys = {targets.class_(w).key for w in (0, 3, "cat", "top1")} | {targets.top(2).key, targets.each([1, 2]).key}
-    assert len(keys) == 1
-    assert targets.difference(0, 1).key == targets.difference("cat", "top1").key not in keys
+    named = {targets.class_(w).key for w in (0, 3, "cat")} | {targets.each([1, 2]).key}
+    ranked = {targets.class_("top1").key, targets.top(2).key, targets.each([1, "top1"]).key}
+    assert len(named) == len(ranked) == 1  # those with ranks put the outputs in order besides
+    assert named != ranked
+    assert targets.difference(0, 1).key == targets.difference("cat", "dog").key not in named | ranked
+
+
+def test_a_rank_is_found_and_a_class_is_left():
+    outputs = np.array([[0.1, 0.9, 0.5], [3.0, 1.0, 2.0]])
+    named = targets.each([2, 0]).bind(lookup, 3)
+    np.testing.assert_array_equal(named.choose(outputs, named.parameters(2), np), [[2], [0]])
+    mixed = targets.each(["top2", 1]).bind(lookup, 3)
+    np.testing.assert_array_equal(mixed.choose(outputs, mixed.parameters(2), np), [[2], [1]])
 
 
 def test_parameters_are_int32_and_as_many_as_images():

@@ -45,8 +45,8 @@ class Classes:
 
     @property
     def key(self) -> Hashable:
-        """All targets of the same signs share one compiled step, whichever classes they mean."""
-        return ("classes", self.signs)
+        """Targets of the same signs share one compiled step, whichever classes they mean; those with ranks another."""
+        return ("classes", self.signs, self._ranked)
 
     def bind(self, lookup: Lookup, classes: int) -> "Classes":
         """The same target with labels looked up and every index checked against the number of classes."""
@@ -73,9 +73,16 @@ class Classes:
 
     def choose(self, outputs: Array, parameters: Array, xp: Xp) -> Array:
         """Class indices ``(B, n)``: ranks become the classes that outputs ``(B, C)`` rank there."""
+        if not self._ranked:
+            return parameters
         order = xp.argsort(-outputs, axis=-1)
         ranked = xp.take_along_axis(order, xp.maximum(-parameters - 1, 0), axis=-1)
         return xp.where(parameters < 0, ranked, parameters)
+
+    @property
+    def _ranked(self) -> bool:
+        """Whether some of the classes are given by rank, so that outputs have to be put in order."""
+        return any(not isinstance(which, str) and which < 0 for row in self.rows for which in row)
 
     def score(self, outputs: Array, chosen: Array, xp: Xp) -> Array:
         """``Σ_j sign_j outputs[chosen_j]``, shape ``(B,)``."""
