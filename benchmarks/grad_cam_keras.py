@@ -14,12 +14,13 @@ from timing import over, timed
 
 import camlucida as cl
 
-BATCH, SIZE, ROUNDS = 8, 224, 11
+BATCH, SIZE = 8, 224
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "Keras on torch"}
-NETWORKS: dict[str, Callable[[], Any]] = {
-    "MobileNet 0.75": lambda: keras.applications.MobileNet(alpha=0.75, weights=None),
-    "ResNet50": lambda: keras.applications.ResNet50(weights=None),
+NETWORKS: dict[str, tuple[Callable[[], Any], int]] = {
+    "MobileNet 0.75": (lambda: keras.applications.MobileNet(alpha=0.75, weights=None), 51),
+    "ResNet50": (lambda: keras.applications.ResNet50(weights=None), 11),
 }
+"""The network, and how many rounds: the quicker it is, the more of them its ratio needs to settle."""
 
 
 def in_tensorflow(model: Any, batch: np.ndarray) -> tuple[str, Callable[[], object]]:
@@ -58,7 +59,8 @@ ALONE = {"tensorflow": in_tensorflow, "jax": in_jax, "torch": in_torch}
 def rows(network: str) -> list[Row]:
     backend = keras.config.backend()
     keras.utils.set_random_seed(0)
-    model = NETWORKS[network]()
+    build, rounds = NETWORKS[network]
+    model = build()
     batch = np.random.default_rng(0).uniform(-1, 1, (BATCH, SIZE, SIZE, 3)).astype("float32")
     explainer = cl.Explainer(model, target=cl.targets.each(list(range(BATCH))), preprocess=None)
     alone, run = ALONE[backend](model, batch)
@@ -67,7 +69,7 @@ def rows(network: str) -> list[Row]:
         alone: run,
         "camlucida": lambda: [item.heatmap() for item in explainer(batch)],
     }
-    times = timed(contenders, ROUNDS)
+    times = timed(contenders, rounds)
     what = f"{BACKENDS[backend]}, {network}: over"
     return [(f"{what} {base}", "1.05", over(times, "camlucida", base)) for base in contenders if base != "camlucida"]
 
