@@ -2,11 +2,13 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-ON_EVERY_BACKEND := tests/test_engine.py tests/test_layer_choice.py
+PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile
+ON_EVERY_BACKEND := $(addprefix tests/test_,engine.py layer_choice.py evidence.py keras_tail.py keras_rules.py \
+	attention_keras.py)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check format bench train clean
+.PHONY: help demo test check format pages docs bench train clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -17,9 +19,9 @@ demo: .venv/with-tensorflow-cpu ## Explain a photograph of a cat with four metho
 # Keras runs on one backend in a process: all tests under TensorFlow, then those of its engines under the others. JAX
 # compiles many tiny programs for them, each run a few times.
 test: .venv/with-dev ## Run the tests, and those of Keras's engines on JAX and torch as well
-	KERAS_BACKEND=tensorflow $(BIN)/pytest -q
-	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/pytest -q $(ON_EVERY_BACKEND)
-	KERAS_BACKEND=torch $(BIN)/pytest -q $(ON_EVERY_BACKEND)
+	KERAS_BACKEND=tensorflow $(PYTEST)
+	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) $(ON_EVERY_BACKEND)
+	KERAS_BACKEND=torch $(PYTEST) $(ON_EVERY_BACKEND)
 
 check: .venv/with-dev ## Check format, lint, types and import directions
 	$(BIN)/ruff format --check
@@ -30,6 +32,12 @@ check: .venv/with-dev ## Check format, lint, types and import directions
 format: .venv/with-dev ## Format the code and mend what lint can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+pages: .venv/with-dev ## Write the pages of the methods from their registry. ARGS=--pictures draws them as well
+	$(BIN)/python docs/method_pages.py $(ARGS)
+
+docs: .venv/with-docs ## Build the documentation's site; it goes to build/site
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: .venv/with-dev ## Measure time and memory; needs an idle machine. ARGS="..." goes to benchmarks/run.py
 	$(BIN)/python benchmarks/run.py $(ARGS)

@@ -1,4 +1,8 @@
-"""The formulas against their oracles, and what the registry says of them. Cases come from the registry."""
+"""The formulas against their oracles, and what must hold for every one of them. Cases come from the registry."""
+
+import functools
+import inspect
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
@@ -6,487 +10,380 @@ import pytest
 import tensorflow as tf
 
 from camlucida import maps
-from camlucida.errors import RequestError, UnknownNameError
-from camlucida.methods import VARIANTS, Configured, Masks, configure, find, methods
-from camlucida.methods import scores as masking
-from camlucida.types import Need
-from oracles import gradients, probes, scores, weights
+from camlucida.engines.readout import LinearReadout
+from camlucida.methods import VARIANTS, configure, methods
+from camlucida.targets import Classes
+from camlucida.types import Head, Need
+from oracles import activations, gradients, heads, pixels, weights
+
+B, GRID, K, C = 3, (4, 3), 5, 6
+U = GRID[0] * GRID[1]
+CLASSES = np.array([[2], [0], [5]], "int32")
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What formulas take: `A`, `G` and `H_A` ``(B, U, K)``, and a linear head ``(K, C)`` with its biases ``(C,)``."""
+
+    A: np.ndarray
+    G: np.ndarray
+    H_A: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+
+    @property
+    def W(self):
+        """The weights ``(B, K)`` of the explained class of each image."""
+        return self.weights[:, CLASSES[:, 0]].T
+
+    def scaled(self, s):
+        """The same network, its score times `s`."""
+        return replace(self, G=s * self.G, H_A=s * self.H_A, weights=s * self.weights, bias=s * self.bias)
+
+    def permuted(self, order):
+        """The same network, its channels in another order."""
+        A, G, H_A = (x[..., order] for x in (self.A, self.G, self.H_A))
+        return replace(self, A=A, G=G, H_A=H_A, weights=self.weights[order])
+
+    def each(self, function):
+        """The same, with a function done to every array."""
+        return Arrays(**{name: function(x) for name, x in vars(self).items()})
+
+
+def arrays(signed, seed=0):
+    """Random arrays that keep away from the poles that formulas have by their definition."""
+    rng = np.random.default_rng(seed)
+    A = rng.normal(size=(B, U, K)) if signed else rng.uniform(size=(B, U, K)) * (rng.uniform(size=(B, U, K)) > 0.3)
+    total = A.sum(axis=1, keepdims=True)
+    A = A + np.where(np.abs(total) < 1, np.sign(total) / U, 0)  # XGrad-CAM divides by the sum over places
+    G = rng.normal(size=(B, U, K)) + 0.3 * rng.normal(size=(B, 1, K))
+    pole = 2 + A.sum(axis=1, keepdims=True) * G  # equation 19 of Grad-CAM++, reached only where A sums below zero
+    G = np.where(np.abs(pole) < 0.2, -G, G)
+    return Arrays(A, G, rng.normal(size=A.shape), rng.normal(size=(K, C)), rng.normal(size=C))
+
+
+def given(method, a, xp=np):
+    """What a formula takes of arrays of the namespace's own kind."""
+    rows = tuple(tuple(map(int, row)) for row in CLASSES[: len(a.A)])
+    chosen = CLASSES[: len(a.A)] if xp is np else tf.constant(CLASSES)
+    what = {
+        Need.ACTIVATIONS: lambda: a.A,
+        Need.GRADIENT: lambda: a.G,
+        Need.CURVATURE: lambda: a.H_A,
+        Need.GRID: lambda: GRID,
+        Need.IMAGE: lambda: a.A.reshape(-1, *GRID, K),
+        Need.WEIGHTS: lambda: xp.moveaxis(xp.take(a.weights, chosen[:, 0], axis=1), 0, 1),
+        Need.HEAD: lambda: LinearReadout(Head(a.weights, a.bias), Classes(rows), chosen, method.score, "softmax", xp),
+    }
+    return {need: what[need]() for need in method.needs}
+
+
+def run(method, a, xp=np):
+    return method(given(method, a, xp), xp)
+
+
+def seen(method, result):
+    """The map that people see, of pixels with colours."""
+    if method.method.gives != "pixels":
+        return result
+    return result.sum(axis=-1) if method.method.shown == "sum" else np.abs(result).max(axis=-1)
+
+
+# The oracles
+
+
+def by_image(oracle):
+    """An oracle for one image laid out on its grid, for arrays ``(B, U, K)``: it is told the image's number."""
+
+    @functools.wraps(oracle)
+    def each(a, **settings):
+        laid = a.A.reshape(B, *GRID, K)
+        return np.stack([np.reshape(oracle(a, laid[b], b, **settings), -1) for b in range(B)])
+
+    return each
+
+
+def dff(a, concepts=4, iterations=200, seed=0):
+    """The start is drawn as the formula draws it; a factor between W and H is settled so that H peaks at 1."""
+    M = np.maximum(a.A, 0).reshape(-1, K)
+    scale = M.max()
+    rng = np.random.default_rng(seed)
+    size = np.sqrt((M / scale).mean() / concepts)
+    W_0, H_0 = (np.abs(rng.normal(size=shape)) * size for shape in ((len(M), concepts), (concepts, K)))
+    W, H = activations.dff(M / scale, concepts, W_0, H_0, iterations)
+    return (W * H.max(axis=1) * scale).reshape(B, U, concepts)
+
+
+def drawn(seed):
+    return np.random.default_rng(seed).uniform(-1, 1, K).astype("float32")
+
+
+def bell(u, n):
+    return np.exp(-(((u - (n - 1) / 2) / (n / 4)) ** 2) / 2)
+
 
 ORACLES = {
-    "cam": lambda A, W, variant: weights.cam(A, W),
-    "grad-cam": lambda A, G, variant: gradients.grad_cam(A, G),
-    "grad-cam++": gradients.grad_cam_pp,
-    "score-cam": probes.score_cam,
-    "rise": scores.rise,
-    "occlusion": scores.occlusion,
+    "cam": lambda a: weights.cam(a.A, a.W),
+    "cape": lambda a: heads.cape(a.A, a.weights, a.bias, [int(c) for c in CLASSES[:, 0]]),
+    "grad-cam": lambda a: gradients.grad_cam(a.A, a.G),
+    "grad-cam-counterfactual": lambda a: gradients.grad_cam_counterfactual(a.A, a.G),
+    "grad-cam++": lambda a, variant: gradients.grad_cam_pp(a.A, a.G, variant),
+    "xgrad-cam": lambda a: gradients.xgrad_cam(a.A, a.G),
+    "hirescam": lambda a: gradients.hires_cam(a.A, a.G),
+    "grad-cam-elementwise": lambda a: gradients.grad_cam_elementwise(a.A, a.G),
+    "layercam": lambda a: gradients.layer_cam(a.A, a.G),
+    "eigen-grad-cam": lambda a: gradients.eigen_grad_cam(a.A, a.G),
+    "normgrad": lambda a: gradients.normgrad(a.A, a.G),
+    "finer-cam": lambda a, variant: gradients.grad_cam(a.A, a.G),  # of another score: tests of the targets
+    "diffgrad-cam": lambda a: gradients.grad_cam(a.A, a.G),
+    "shapley-cam": lambda a: gradients.shapley_cam(a.A, a.G, a.H_A),
+    "eigen-cam": lambda a: activations.eigen_cam(a.A),
+    "kpca-cam": lambda a, **options: activations.kpca_cam(a.A, **options),
+    "fem": lambda a, **options: activations.fem(a.A, **options),
+    "lafam": lambda a: activations.lafam(a.A),
+    "activations": lambda a: a.A,
+    "gradient": lambda a: a.G,
+    "gradient-x-input": lambda a: np.stack(list(map(pixels.gradient_x_input, a.A, a.G))),
+    "random-cam": lambda a, seed=0: weights.cam(a.A, np.tile(drawn(seed), (B, 1))),
+    "fake-cam": lambda a: np.tile(np.arange(U) != 0, (B, 1)),
+    "centre": lambda a: np.tile([bell(i, GRID[0]) * bell(j, GRID[1]) for i, j in np.ndindex(*GRID)], (B, 1)),
+    "dff": dff,
+    # the closed forms of methods that probe
+    "ablation-cam": lambda a: gradients.lift_cam_linear(a.A, a.W),
+    "lift-cam": lambda a: gradients.lift_cam_linear(a.A, a.W),
+    "recipro-cam": by_image(
+        lambda a, A, b, gaussian=False, kind="probability": heads.recipro_cam_head(
+            A, a.weights, a.bias, int(CLASSES[b, 0]), gaussian, kind
+        )
+    ),
 }
-ON_INPUT = [name for name, m in methods().items() if m.needs is Need.SCORES]
-CASES = [
-    (name, v)
-    for name, m in methods().items()
-    if name not in ON_INPUT
-    for v in (VARIANTS if m.differs else (m.default,))
-]
-DIRECT = [(name, v) for name, v in CASES if find(name).needs is not Need.PROBES]
-SCORED = [(name, v) for name, v in CASES if find(name).needs is Need.PROBES]
-B, GRID, K = 3, (4, 3), 5
-U = GRID[0] * GRID[1]
+
+SETTINGS = {
+    "kpca-cam": [{}, {"kernel": "rbf"}, {"kernel": "poly"}, {"kernel": "linear"}, {"gamma": 0.7}],
+    "fem": [{}, {"kappa": 0.5}],
+    "dff": [{"iterations": 15}, {"iterations": 4, "concepts": 2, "seed": 3}],
+    "recipro-cam": [{}, {"gaussian": True}],
+    "random-cam": [{}, {"seed": 5}],
+}
+"""The options with which a method is held against its oracle, where it has any that change what it does."""
+
+BREAKS = {
+    ("scale", "grad-cam++"): "alpha = 1 / (2 + S G) of equation 19 knows the unit of the score",
+    ("scale", "cape"): "a softmax of the logits of every place",
+    ("scale", "recipro-cam"): "the probability by a softmax of the logits of every place",
+    ("batch", "dff"): "the concepts are those of all images of a batch",
+    ("channels", "dff"): "the random start of the factors knows the order of the channels",
+    ("channels", "random-cam"): "the weights are drawn in the order of the channels",
+    ("zero", "fake-cam"): "it looks at nothing",
+    ("zero", "centre"): "it looks at nothing",
+    ("zero", "cape"): "a softmax: without activations all places share alike",
+    ("zero", "recipro-cam"): "without activations the head still has its biases",
+    ("large", "kpca-cam"): "polynomial kernels are powers of the activations",
+}
+"""What does not hold for a method, by its definition, and why."""
 
 
-def arrays(name, signed, seed=0, scale=1.0):
-    """A and what the method reads beside it: gradients, or the class's weights."""
-    rng = np.random.default_rng(seed)
-    A = rng.normal(size=(B, U, K)) if signed else rng.uniform(0, 1, (B, U, K)) * (rng.uniform(size=(B, U, K)) > 0.3)
-    if find(name).needs is Need.WEIGHTS:
-        return A, scale * rng.normal(size=(B, K))
-    G = scale * rng.normal(size=(B, U, K))
-    pole = 2 + A.sum(axis=1, keepdims=True) * G  # of equation 19 of Grad-CAM++, reached only where A sums below zero
-    return A, np.where(np.abs(pole) < 0.2, -G, G)
+def _cases():
+    """Every method with its variants, and the closed forms of those that probe."""
+    for name, m in methods().items():
+        if m.place == "layers":
+            continue
+        for variant in VARIANTS if m.differs else (m.default,):
+            for options in SETTINGS.get(name, [{}]):
+                configured = configure(name, variant, options)
+                if not inspect.isgeneratorfunction(m.formula):
+                    yield configured
+                elif configured.closed:
+                    yield configured.closed
 
 
-def answer(generator, scores_of):
-    """What a probing method returns, if its masks are scored so."""
-    asked = next(generator)
-    while True:
-        assert isinstance(asked, Masks)
-        try:
-            asked = generator.send(scores_of(asked.maps))
-        except StopIteration as stop:
-            return stop.value
+CASES = list(_cases())
+IN_STEP = [case for case in CASES if not case.method.waits]
 
 
-def run(name, variant, A, other, xp=np):
-    """A raw map, of a probing method with scores that depend on each mask alone."""
-    method = configure(name, variant)
-    if method.needs is not Need.PROBES:
-        return method(A, other, xp=xp)
-    return answer(method(A, xp=xp), lambda maps: 1 / (1 + xp.sum(maps * maps, axis=-1)))
+def cases(which=IN_STEP, but=""):
+    """Parametrises a test with methods, but for those that break what it says."""
+    return pytest.mark.parametrize(
+        "method", [m for m in which if (but, m.method.name) not in BREAKS], ids=lambda m: m.label
+    )
+
+
+def expected(method, a):
+    settings = dict(method.options) | ({"variant": method.variant} if method.method.differs else {})
+    return ORACLES[method.method.name](a, **settings)
 
 
 # Against the oracles
 
 
 def test_every_method_has_an_oracle():
-    assert set(methods()) == set(ORACLES)
+    """Those of methods that probe, or that join layers, stand in other files."""
+    known = {method.method.name for method in CASES}
+    assert known == set(ORACLES)
+    assert {name for _, name in BREAKS} <= known
+    assert set(SETTINGS) <= known
 
 
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize(("name", "variant"), DIRECT)
-def test_formula_is_the_oracle(name, variant, signed):
+@cases(CASES)
+def test_formula_is_the_oracle(method, signed):
     for seed in range(5):
-        A, other = arrays(name, signed, seed)
-        result = configure(name, variant)(A, other, xp=np)
-        assert result.dtype == np.float64
-        np.testing.assert_allclose(result, ORACLES[name](A, other, variant), rtol=1e-6, atol=1e-9)
+        a = arrays(signed, seed)
+        result, truth = run(method, a), expected(method, a)
+        assert result.dtype == ("float32" if method.method.waits else "float64")
+        np.testing.assert_allclose(result, truth, rtol=1e-6, atol=1e-6 * np.abs(truth).max())
+
+
+@cases(CASES)
+def test_formula_is_the_oracle_where_channels_are_dead_constant_or_cancel(method):
+    a = arrays(signed=False)
+    A, G = a.A.copy(), a.G.copy()
+    A[..., 0], A[..., 1] = 0, 0.5
+    A[..., 2] = np.where(np.arange(U) % 2, 1, -1)  # sums to exactly 0
+    G[0, :, 3] = 0
+    a = replace(a, A=A, G=G)
+    truth = expected(method, a)
+    np.testing.assert_allclose(run(method, a), truth, rtol=1e-6, atol=1e-6 * np.abs(truth).max())
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize(("name", "variant"), DIRECT)
-def test_formula_is_the_oracle_in_keras_ops(name, variant, signed, compiled):
-    A, other = arrays(name, signed)
-    method = configure(name, variant)
+@cases()
+def test_formula_is_the_oracle_in_keras_ops(method, signed, compiled):
+    a = arrays(signed)
 
-    def formula(A, other):
-        return method(A, other, xp=keras.ops)
+    def formula(values):
+        return run(method, Arrays(**values), keras.ops)
 
     call = tf.function(formula) if compiled else formula
-    result = call(tf.constant(A, "float32"), tf.constant(other, "float32"))
+    result = call({name: tf.constant(x, "float32") for name, x in vars(a).items()})
     assert result.dtype == "float32"
-    expected = ORACLES[name](A, other, variant)
-    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    truth = expected(method, a)
+    np.testing.assert_allclose(result.numpy(), truth, rtol=1e-5, atol=2e-5 * np.abs(truth).max())
 
 
-class Net:
-    """A small network that is not linear: logits from a picture of `size` and two colours."""
-
-    def __init__(self, size, classes=4, seed=1):
-        rng = np.random.default_rng(seed)
-        self.first = rng.normal(size=(size[0] * size[1] * 2, 8)) / 8
-        self.second = rng.normal(size=(8, classes)) * 2
-        self.bias = rng.normal(size=classes)
-
-    def __call__(self, x):
-        return np.tanh(np.reshape(x, -1) @ self.first) @ self.second + self.bias
-
-    def probabilities(self, x):
-        e = np.exp(self(x) - self(x).max())
-        return e / e.sum()
+@pytest.mark.parametrize("kind", ["logit", "probability"])
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_the_closed_form_of_recipro_cam_reads_the_score_that_is_asked_for(kind, gaussian):
+    closed = configure("recipro-cam", None, {"gaussian": gaussian}).closed
+    method = replace(closed, method=replace(closed.method, scores=dict.fromkeys(VARIANTS, kind)))
+    a = arrays(signed=True)
+    truth = ORACLES["recipro-cam"](a, gaussian=gaussian, kind=kind)
+    np.testing.assert_allclose(run(method, a), truth, rtol=1e-6)
 
 
 @pytest.mark.parametrize("xp", [np, keras.ops])
-@pytest.mark.parametrize("channels", [None, 1, 3, 99])
-@pytest.mark.parametrize(("name", "variant"), SCORED)
-def test_score_cam_is_the_oracle(name, variant, channels, xp):
-    size, c = (9, 8), 2
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(B, *size, 2)).astype("float32")
-    A = (rng.normal(size=(B, U, K)) * rng.uniform(0.1, 3, (B, 1, K))).astype("float32")
-    A[1, :, 2] = 0.7  # a constant channel, and a dead one
-    A[2, :, 4] = 0
-    f = Net(size)
-    method = configure(name, variant, {} if channels is None else {"channels": channels})
-    score = {"logit": f, "probability": f.probabilities}[method.score]
-    asked = []
-
-    def scores_of(wanted):
-        asked.append(wanted.shape)
-        masks = [maps.masks(np.asarray(wanted[b]), GRID, size, np) for b in range(B)]
-        return xp.array([[score(x[b] * m[..., None])[c] for m in masks[b]] for b in range(B)], "float32")
-
-    result = answer(method(A if xp is np else tf.constant(A), xp=xp), scores_of)
-    assert asked == [(B, min(channels or K, K), U)]
-    for b in range(B):
-        expected = ORACLES[name](f, x[b], A[b].reshape(*GRID, K), c, variant, channels).reshape(-1)
-        np.testing.assert_allclose(np.asarray(result)[b], expected, rtol=1e-4, atol=1e-5)
-
-
-def test_score_cam_takes_the_most_varied_channels_of_each_image():
-    A = np.zeros((2, 4, 3))
-    A[0, 0], A[1, 0] = (3, 2, 1), (1, 2, 3)
-    A += 10  # a constant does not vary, however large
-    generator = configure("score-cam?channels=2")(A, xp=np)
-    wanted = next(generator).maps - 10
-    assert wanted[:, :, 0].tolist() == [[3, 2], [3, 2]]
-
-
-@pytest.mark.parametrize("channels", [0, -3, 2.5, "many", [1], np.ones(2)])
-def test_score_cam_refuses_a_number_of_channels_that_is_none(channels):
-    with pytest.raises(RequestError, match="channels"):
-        next(configure("score-cam", None, {"channels": channels})(np.ones((1, 4, 3)), xp=np))
-
-
-# Methods that mask the input
-
-SIZE = (9, 13)
-FEW = {"rise": {"masks": 11, "cells": 3, "p": 0.4, "seed": 5}, "occlusion": {"patch": 4, "stride": 3}}
-
-
-def pictures(size=SIZE, seed=0):
-    return np.random.default_rng(seed).normal(size=(B, *size, 2))
-
-
-def over(x, maps):
-    """Images ``(B, *size, C)`` times masks ``(1, N, U)``: ``(B, N, *size, C)``."""
-    return x[:, None] * maps.reshape(1, maps.shape[1], *x.shape[1:-1], 1)
-
-
-def scored(name, x, f, c=2, **options):
-    """A map of a method that masks the input, the portions of masks that it asked for, and what it said of them."""
-    asked = []
-    generator = configure(name, None, FEW[name] | options)(x, xp=np)
-    masks = next(generator)
-    while True:
-        asked.append(masks)
-        try:
-            masks = generator.send(np.array([[f(m)[c] for m in row] for row in over(x, masks.maps)]))
-        except StopIteration as stop:
-            return stop.value, asked
-
-
-@pytest.mark.parametrize("size", [SIZE, (13, 9), (5, 5)])
-def test_rise_is_the_oracle(size):
-    x, f, few = pictures(size), Net(size).probabilities, FEW["rise"]
-    result, _ = scored("rise", x, f)
-    chances, places = np.random.default_rng(few["seed"]).spawn(2)
-    cells = (chances.random((few["masks"], few["cells"] ** 2)) < few["p"]).reshape(-1, few["cells"], few["cells"])
-    shifts = places.integers(0, [-(-n // few["cells"]) for n in size], (few["masks"], 2))
-    assert len(np.unique(shifts, axis=0)) > 1
-    for b in range(B):
-        expected = scores.rise(lambda y: f(y)[2], x[b], cells.astype(float), shifts, few["p"])
-        np.testing.assert_allclose(result[b].reshape(size), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("patch", "stride"), [(4, 3), (1, 1), (5, 5), (9, 2)])
-@pytest.mark.parametrize("size", [SIZE, (13, 9)])
-def test_occlusion_is_the_oracle(size, patch, stride):
-    x, f = pictures(size), Net(size).probabilities
-    result, _ = scored("occlusion", x, f, patch=patch, stride=stride)
-    for b in range(B):
-        expected = scores.occlusion(lambda y: f(y)[2], x[b], patch, stride)
-        np.testing.assert_allclose(result[b].reshape(size), expected, rtol=1e-6, atol=1e-12)
-
-
-@pytest.mark.parametrize("size", [(50,), (32, 32), (224, 100), (3, 5), (10, 9, 12)])
-def test_windows_are_an_eighth_of_the_input_and_cover_all_of_it(size):
-    asked = configure("occlusion")(np.ones((1, *size, 1)), xp=np)
-    whole = next(asked)
-    assert whole.maps.min() == 1
-    windows, hidden = 0, np.zeros(np.prod(size))
-    masks = asked.send(np.ones((1, 1)))
-    while masks:
-        areas = (1 - masks.maps[0]).sum(axis=1)
-        assert set(areas) == {np.prod([max(1, round(n / 8)) for n in size])}
-        windows += len(areas)
-        hidden += (1 - masks.maps[0]).sum(axis=0)
-        try:
-            masks = asked.send(np.ones((1, len(areas))))
-        except StopIteration:
-            break
-    assert hidden.min() >= 1
-    assert windows == whole.remaining
-    if size == (32, 32):
-        assert windows == 15**2
-
-
-@pytest.mark.parametrize("name", ON_INPUT)
-def test_masks_of_the_input_are_masks_already_and_the_same_for_all_images(name):
-    _, asked = scored(name, pictures(), Net(SIZE))
-    for masks in asked:
-        assert masks.maps.shape[0] == 1
-        assert masks.grid == SIZE
-        assert not masks.scaled
-        assert 0 <= masks.maps.min() <= masks.maps.max() <= 1
-
-
-@pytest.mark.parametrize("name", ON_INPUT)
-def test_portions_change_nothing(name, monkeypatch):
-    x, f = pictures(), Net(SIZE)
-    usual, whole = scored(name, x, f)
-    monkeypatch.setattr(masking, "_VALUES_AT_ONCE", 4 * 12 * 16)
-    result, asked = scored(name, x, f)
-    assert len(asked) > len(whole)
-    number = [masks.maps.shape[1] for masks in asked]
-    assert max(number) <= 6
-    assert [masks.remaining for masks in asked] == [sum(number[i:]) for i in range(1, len(number) + 1)]
-    np.testing.assert_allclose(result, usual, rtol=1e-6)
-
-
-def test_the_masks_of_rise_show_a_share_p_and_differ():
-    x = np.ones((1, 40, 30, 3))
-    for p in (0.1, 0.5, 0.9):
-        maps = next(configure("rise", None, {"masks": 500, "p": p})(x, xp=np)).maps[0]
-        assert maps.mean() == pytest.approx(p, abs=0.02)
-        assert maps.std(axis=0).min() > 0.1
-        assert len(np.unique(maps, axis=0)) > 450
-
-
-def test_the_seed_draws_the_masks():
-    def first(**options):
-        return next(configure("rise", None, {"masks": 9, **options})(pictures(), xp=np)).maps
-
-    np.testing.assert_array_equal(first(seed=3), first(seed=3))
-    assert np.abs(first(seed=3) - first(seed=4)).max() > 0.5
-
-
-@pytest.mark.parametrize("size", [(20,), (6, 5, 4)])
-@pytest.mark.parametrize("name", ON_INPUT)
-def test_series_and_volumes_are_masked_too(name, size):
-    x = pictures(size)
-    result, _ = scored(name, x, lambda m: [0, 0, m.sum()], cells=2, patch=3, stride=2)
-    assert result.shape == (B, np.prod(size))
-    assert np.ptp(result, axis=1).min() > 0
-
-
-@pytest.mark.parametrize("name", ON_INPUT)
-def test_each_image_is_masked_on_its_own(name):
-    x, f = pictures(), Net(SIZE)
-    together, _ = scored(name, x, f)
-    for b in range(B):
-        np.testing.assert_allclose(scored(name, x[b : b + 1], f)[0][0], together[b], rtol=1e-9)
-
-
-@pytest.mark.parametrize("value", [0, 1e-30])
-@pytest.mark.parametrize("name", ON_INPUT)
-def test_a_map_of_scores_is_finite(name, value):
-    result, _ = scored(name, pictures(), lambda m: [value] * 3)
-    assert np.isfinite(result).all()
-    assert name == "rise" or not result.any()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("rise?masks=0", "masks=0 of rise"),
-        ("rise?cells=2.5", "cells=2.5 of rise"),
-        ("rise?p=0", "p=0 of rise"),
-        ("rise?p=1.5", "p=1.5 of rise"),
-        ("rise?p=half", "p='half' of rise"),
-        ("occlusion?patch=0", "patch=0 of occlusion"),
-        ("occlusion?stride=x", "stride='x' of occlusion"),
-        ("occlusion?patch=10", "patch=10 of occlusion is larger than .* 9 pixels"),
-        ("occlusion?patch=3&stride=4", "stride=4 of occlusion is larger than its patch of 3"),
-    ],
-)
-def test_options_that_make_no_masks(text, message):
-    generator = configure(text)(pictures(), xp=np)
-    with pytest.raises(RequestError, match=message) as caught:
-        next(generator)
-    assert "\n" not in str(caught.value)
+@cases([m for m in CASES if m.method.gives == "weights"])
+def test_smoothing_takes_the_main_pattern_of_what_is_summed(method, xp):
+    """``smooth=eigen``: the products of weights and activations along their first singular vector, as in the oracle."""
+    a = arrays(signed=False)
+    settings = {"variant": method.variant} if method.method.name == "grad-cam++" else dict(method.options)
+    w = np.asarray(method.method.formula(*(given(method, a)[need] for need in method.method.takes), np, **settings))
+    truth = gradients.eigen_grad_cam(a.A, np.broadcast_to(w if w.ndim == 3 else w[:, None], a.A.shape))
+    on = a if xp is np else a.each(lambda x: tf.constant(x, "float32"))
+    result = np.asarray(run(replace(method, smooth="eigen"), on, xp))
+    np.testing.assert_allclose(result, truth, rtol=1e-5, atol=1e-5 * np.abs(truth).max())
 
 
 # What holds for every method
 
 
-@pytest.mark.parametrize("kind", ["zero", "constant", "negative", "tiny", "large", "pole"])
-@pytest.mark.parametrize(("name", "variant"), CASES)
-def test_a_map_is_finite(name, variant, kind):
-    A, other = arrays(name, signed=False)
-    A, other = {
-        "zero": lambda: (A * 0, other * 0),
-        "constant": lambda: (A * 0 + 2, other * 0 + 3),
-        "negative": lambda: (-A - 1, other * 0 + 1e-3),
-        "tiny": lambda: (A * 1e-30, other * 1e-30),
-        "large": lambda: (A * 1e9, other * 1e9),
-        "pole": lambda: (A * 0 - 2 / U, other * 0 + 1),  # 2 + G Σ A is 0
-    }[kind]()
+DEGENERATE = {
+    "zero": lambda a: a.each(lambda x: x * 0),
+    "no gradient": lambda a: replace(a, G=a.G * 0, H_A=a.H_A * 0, weights=a.weights * 0),
+    "no activation": lambda a: replace(a, A=a.A * 0),
+    "constant": lambda a: replace(a, A=a.A * 0 + 2, G=a.G * 0 + 3, H_A=a.H_A * 0 + 1),
+    "negative": lambda a: replace(a, A=-a.A - 1, G=a.G * 0 + 1e-3),
+    "one place": lambda a: replace(a, A=a.A * (np.arange(U) == 4)[:, None]),
+    "tiny": lambda a: a.each(lambda x: x * 1e-30),
+    "large": lambda a: replace(a, A=a.A * 1e9, G=a.G * 1e9),
+    "pole of ++": lambda a: replace(a, A=a.A * 0 - 2 / U, G=a.G * 0 + 1),
+    "pole of x": lambda a: replace(a, A=a.A * 0 + np.where(np.arange(U) % 2, 1, -1)[:, None]),
+}
+
+
+@pytest.mark.parametrize("kind", DEGENERATE)
+@cases(CASES)
+def test_a_map_is_finite(method, kind):
+    a = DEGENERATE[kind](arrays(signed=False))
+    if kind == "large" and (kind, method.method.name) in BREAKS:
+        a = replace(a, A=a.A / 1e6)
     for dtype in ("float32", "float64"):
-        result = run(name, variant, A.astype(dtype), other.astype(dtype))
-        assert result.shape == (B, U)
+        result = run(method, a.each(lambda x, dtype=dtype: x.astype(dtype)))
+        assert result.shape[:2] == (B, U)
         assert np.isfinite(result).all()
-        if kind == "zero":
+        if kind == "zero" and (kind, method.method.name) not in BREAKS:
             assert not result.any()
 
 
-@pytest.mark.parametrize(("name", "variant"), CASES)
-def test_half_precision_is_enough(name, variant):
-    A, other = (x.astype("float16") for x in arrays(name, signed=False))
-    result = run(name, variant, A, other)
-    expected = run(name, variant, A.astype("float64"), other.astype("float64"))
-    np.testing.assert_allclose(result, expected, rtol=0.02, atol=0.02 * np.abs(expected).max())
-    assert np.isfinite(run(name, variant, A * 0, other * 0)).all()
+@cases()
+def test_what_half_precision_can_hold_is_enough(method):
+    """Activations and gradients that a network in float16 yields: rounded to it, as large and as small as it goes."""
+    a = arrays(signed=False)
+    a = replace(a, A=a.A * 6e4, G=a.G * 1e-4).each(lambda x: x.astype("float16").astype("float64"))
+    if ("large", method.method.name) in BREAKS:
+        a = replace(a, A=a.A / 6e4)
+    assert (a.G != 0).mean() > 0.9
+    result, truth = run(method, a.each(lambda x: x.astype("float32"))), run(method, a)
+    np.testing.assert_allclose(result, truth, rtol=1e-3, atol=1e-4 * np.abs(truth).max())
 
 
-@pytest.mark.parametrize(("name", "variant"), CASES)
-def test_inputs_are_left_alone(name, variant):
-    given = arrays(name, signed=True)
-    before = [x.copy() for x in given]
-    for x in given:
-        x.flags.writeable = False
-    run(name, variant, *given)
-    for x, y in zip(given, before, strict=True):
-        np.testing.assert_array_equal(x, y)
+@cases(CASES)
+def test_inputs_are_left_alone(method):
+    a = arrays(signed=True)
+    before = a.each(np.copy)
+    a.each(lambda x: x.setflags(write=False))
+    run(method, a)
+    for name, x in vars(before).items():
+        np.testing.assert_array_equal(getattr(a, name), x)
 
 
-@pytest.mark.parametrize(("name", "variant"), CASES)
-def test_the_order_of_channels_is_nothing(name, variant):
-    A, other = arrays(name, signed=True)
+@cases(CASES, but="channels")
+def test_the_order_of_channels_is_nothing(method):
+    a = arrays(signed=True)
     order = np.random.default_rng(1).permutation(K)
-    permuted = run(name, variant, A[..., order], other[..., order])
-    np.testing.assert_allclose(permuted, run(name, variant, A, other), rtol=1e-9, atol=1e-12)
+    result, usual = (seen(method, run(method, arrays)) for arrays in (a.permuted(order), a))
+    np.testing.assert_allclose(result, usual, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize(("name", "variant"), CASES)
-def test_every_image_is_on_its_own(name, variant):
-    A, other = arrays(name, signed=True)
-    together = run(name, variant, A, other)
-    for b in range(B):
-        np.testing.assert_allclose(run(name, variant, A[b : b + 1], other[b : b + 1])[0], together[b], rtol=1e-9)
+@cases(CASES, but="batch")
+def test_every_image_is_on_its_own(method):
+    """Its map is the same alone, and in company that has nothing in it, or much more."""
+    a = arrays(signed=True)
+    alone = run(method, replace(a, A=a.A[:1], G=a.G[:1], H_A=a.H_A[:1]))
+    np.testing.assert_allclose(run(method, a)[:1], alone, rtol=1e-9)
+    for factor in (0, 1e6):
+        others = np.array([1, factor, factor])[:, None, None]
+        company = run(method, replace(a, A=a.A * others, G=a.G * others, H_A=a.H_A * others))
+        np.testing.assert_allclose(company[:1], alone, rtol=1e-9)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e-3, 1e3, 1e6])
-@pytest.mark.parametrize("name", ["cam", "grad-cam"])
-def test_the_scale_of_the_score_is_nothing(name, scale):
-    A, other = arrays(name, signed=True)
-    usual, scaled = (run(name, None, A.astype("float32"), (s * other).astype("float32")) for s in (1, scale))
-    for b in range(B):
-        heat, other_heat = (maps.heat(raw[b].reshape(GRID), (13, 11)) for raw in (usual, scaled))
-        assert heat.max() == 1
-        np.testing.assert_allclose(other_heat, heat, atol=1e-5)
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3, 1e6])
+@cases(but="scale")
+def test_the_scale_of_the_score_is_nothing(method, scale):
+    a = arrays(signed=False)
+    usual, scaled = (run(method, x.each(lambda y: y.astype("float32"))) for x in (a, a.scaled(scale)))
+    shown = [[maps.heat(m.reshape(GRID), (13, 11)) for m in seen(method, raw)] for raw in (usual, scaled)]
+    assert np.max(shown[0]) == 1
+    np.testing.assert_allclose(shown[1], shown[0], atol=2e-5)
+
+
+@cases([m for m in IN_STEP if ("scale", m.method.name) in BREAKS])
+def test_what_breaks_it_does_so(method):
+    """Or it would not be on the list."""
+    a = arrays(signed=False)
+    usual, scaled = (run(method, x) for x in (a, a.scaled(1e3)))
+    heat, other = (maps.heat(raw[0].reshape(GRID), (13, 11)) for raw in (usual, scaled))
+    assert np.abs(other - heat).max() > 1e-3
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_grad_cam_pp_does_not_lose_small_gradients(variant):
     """An absolute epsilon in α would: it leaves nothing of gradients of 1e-6."""
-    A, G = arrays("grad-cam++", signed=False, scale=1e-6)
-    result = run("grad-cam++", variant, A.astype("float32"), G.astype("float32"))
+    a = arrays(signed=False).scaled(1e-6)
+    result = run(configure("grad-cam++", variant), a.each(lambda x: x.astype("float32")))
     if variant == "paper":  # α is 1/2 where S G is next to nothing
-        np.testing.assert_allclose(result, maps.combine(A, np.maximum(G, 0).sum(1) / 2, np), rtol=1e-4)
+        np.testing.assert_allclose(result, maps.combine(a.A, np.maximum(a.G, 0).sum(1) / 2, np), rtol=1e-4)
     else:  # and the mean over the positive places where it is divided by its sum
-        mean = np.maximum(G, 0).sum(1) / (G > 0).sum(1)
-        np.testing.assert_allclose(result, maps.combine(A, mean, np), rtol=1e-4)
-
-
-# The registry
-
-
-def test_the_registry_lists_the_family_and_cannot_be_changed_through_its_list():
-    assert set(methods()) == {"cam", "grad-cam", "grad-cam++", "score-cam", "rise", "occlusion"}
-    methods().clear()
-    assert methods()
-
-
-@pytest.mark.parametrize("name", methods())
-def test_a_method_says_what_it_is(name):
-    method = methods()[name]
-    assert method.name == name
-    assert "Σ" in method.equation
-    assert "\n" not in method.equation
-    assert len(method.description) > 100
-    assert method.equation not in method.description
-    assert "arXiv:" in method.source
-    assert "F" in method.cost
-    assert method.title.lower() == name
-    assert set(method.scores) == set(VARIANTS)
-    assert set(method.scores.values()) <= {"logit", "probability"}
-    assert method.default in VARIANTS
-
-
-def test_options_are_found_in_the_formula():
-    assert {name: m.options for name, m in methods().items()} == {
-        "cam": {},
-        "grad-cam": {},
-        "grad-cam++": {},
-        "score-cam": {"channels": None},
-        "rise": {"masks": 4000, "cells": 7, "p": 0.5, "seed": 0},
-        "occlusion": {"patch": None, "stride": None},
-    }
-
-
-def test_score_cam_explains_what_its_variant_says():
-    assert configure("score-cam").variant == "official"
-    assert configure("score-cam").score == "probability"
-    assert configure("score-cam?variant=paper").score == "logit"
-    assert configure("grad-cam++").variant == "paper"
-    assert configure("rise").score == configure("occlusion").score == "probability"
-
-
-@pytest.mark.parametrize(
-    ("text", "settings", "label"),
-    [
-        ("grad-cam", {}, "grad-cam"),
-        ("grad-cam++", {"variant": "official"}, "grad-cam++?variant=official"),
-        ("grad-cam++?variant=paper", {"variant": "official"}, "grad-cam++"),
-        ("score-cam", {"variant": "official"}, "score-cam"),
-        ("score-cam?channels=10", {}, "score-cam?channels=10"),
-        ("score-cam", {"options": {"channels": 10}}, "score-cam?channels=10"),
-        ("score-cam?channels=7", {"options": {"channels": 10}}, "score-cam?channels=7"),
-        ("score-cam?channels=None", {}, "score-cam"),
-        ("score-cam?channels=10&variant=paper", {}, "score-cam?variant=paper&channels=10"),
-        ("grad-cam", {"options": {"channels": 10}}, "grad-cam"),
-        ("grad-cam", {"variant": "official"}, "grad-cam"),  # there is but one
-        ("rise", {"options": {"seed": 0}}, "rise"),
-        ("rise?masks=10", {"options": {"seed": 3}}, "rise?masks=10&seed=3"),
-    ],
-)
-def test_what_is_configured_says_so(text, settings, label):
-    configured = configure(text, **settings)
-    assert isinstance(configured, Configured)
-    assert configured.label == label
-    assert configured == configure(label)
-    assert hash(configured) == hash(configure(label))
-
-
-@pytest.mark.parametrize(
-    ("text", "settings", "error", "message"),
-    [
-        ("grad-cm", {}, UnknownNameError, "unknown method 'grad-cm'.*'grad-cam'"),
-        ("Score_CAM", {}, UnknownNameError, "'score-cam'"),
-        ("xyz", {}, UnknownNameError, "there are .*'cam'"),
-        ("score-cam?chanels=3", {}, UnknownNameError, "unknown option of score-cam 'chanels'.*'channels'"),
-        ("grad-cam?channels=3", {}, UnknownNameError, "unknown option of grad-cam 'channels'"),
-        ("grad-cam++", {"variant": "oficial"}, UnknownNameError, "unknown variant 'oficial'.*'official'"),
-        ("grad-cam", {"variant": "oficial"}, UnknownNameError, "unknown variant"),
-        ("score-cam?variant=3", {}, UnknownNameError, "unknown variant '3'.*'paper', 'official'"),
-        ("", {}, RequestError, "names nothing"),
-        ("score-cam?channels", {}, RequestError, "key=value"),
-        ("score-cam?channels=1&channels=2", {}, RequestError, "twice"),
-        ("score-cam?channels=[1]", {}, RequestError, "channels"),
-        (7, {}, RequestError, "method 7 is not a name"),
-        (None, {}, RequestError, "method None is not a name"),
-    ],
-)
-def test_what_cannot_be_configured(text, settings, error, message):
-    with pytest.raises(error, match=message) as caught:
-        configure(text, **settings)
-    assert "\n" not in str(caught.value)
+        mean = np.maximum(a.G, 0).sum(1) / (a.G > 0).sum(1)
+        np.testing.assert_allclose(result, maps.combine(a.A, mean, np), rtol=1e-4)

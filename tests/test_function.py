@@ -10,11 +10,14 @@ import camlucida as cl
 from camlucida.engines import engine_for
 from camlucida.engines.ends import CLOSED, NO_SOFTMAX
 from camlucida.errors import CamlucidaError, ConditionError, ImageError, RequestError
+from camlucida.methods import methods
 from camlucida.types import Need
 from oracles import scores
 
 BLACK_BOX = ["rise?masks=60&cells=3", "occlusion?patch=3&stride=2"]
 SIZE = (12, 10)
+SERVED = [name for name, m in methods().items() if m.needs <= {Need.IMAGE, Need.SCORES}]
+"""The methods that need nothing but an image and scores."""
 
 
 def softmax(z):
@@ -93,7 +96,7 @@ def test_a_result_says_what_was_asked(classifier, x):
 )
 def test_a_probability_is_explained_and_what_was_assumed_is_told(classifier, x, name, notes, score):
     item = explained(getattr(classifier, name), x[:1], target=1)[0]
-    assert list(item.notes) == notes
+    assert list(item.notes) == [*notes, "the map is positive everywhere: its heat map begins at its least value"]
     assert item.score == pytest.approx(score(classifier.logits(x[:1])), rel=1e-5)
 
 
@@ -200,13 +203,13 @@ def test_progress_reaches_the_total(classifier, x):
 # What goes wrong
 
 
-@pytest.mark.parametrize("method", [name for name, m in cl.methods().items() if m.needs is not Need.SCORES])
+@pytest.mark.parametrize("method", [name for name in methods() if name not in SERVED])
 def test_a_method_that_needs_more_is_refused_before_anything_is_asked(classifier, x, method):
-    with pytest.raises(
-        ConditionError, match=r"a function that only yields scores does not give; these work with it: rise, occlusion$"
-    ) as caught:
+    said = f"which a function that only yields scores does not give; these work with it: {', '.join(SERVED)}$"
+    with pytest.raises(ConditionError, match=said) as caught:
         explained(classifier.predict_proba, x, ["rise", method])
-    assert str(caught.value).startswith(f"{method} needs the ")
+    assert str(caught.value).startswith(f"{method} needs ")
+    assert {"rise", "occlusion"} <= set(SERVED)
     assert classifier.given == []
 
 

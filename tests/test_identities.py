@@ -13,6 +13,7 @@ import tiny
 from camlucida import maps
 from camlucida.methods import configure
 from camlucida.methods import scores as masking
+from camlucida.types import Need
 from oracles import gradients
 
 ALL = ["cam", "grad-cam", "grad-cam++", "grad-cam++?variant=official", "score-cam", "score-cam?variant=paper"]
@@ -23,6 +24,11 @@ def raw(model, x, method, target=CLASS, **settings):
     """Raw maps ``(B, U)`` of one method for one target."""
     maps = cl.explain(model, x, method=method, target=target, preprocess=None, **settings).raw
     return maps.reshape(len(x), -1)
+
+
+def made(method, **given):
+    """What a formula makes of arrays, which are named as its parameters are."""
+    return configure(method)({Need(name): array for name, array in given.items()}, np)
 
 
 def close(actual, expected, tolerance=1e-5):
@@ -101,7 +107,7 @@ def test_5_the_index_mix_up_is_seen_where_gradients_vary_and_nowhere_else(deep, 
     close(result, gradients.grad_cam_pp(A, G, "paper"), 1e-4)
     assert np.abs(result - mixed_up(A, G)).max() > 0.05 * np.abs(result).max()
     even = np.broadcast_to(G.mean(axis=1, keepdims=True), G.shape)
-    close(configure("grad-cam++")(A, even, xp=np), mixed_up(A, even))
+    close(made("grad-cam++", A=A, G=even), mixed_up(A, even))
 
 
 def test_5_official_is_the_oracle_where_gradients_vary(deep, x, evidence):
@@ -124,8 +130,8 @@ def test_8_the_map_of_a_probability(net, x):
 def test_12_even_gradients_make_grad_cam_the_product_of_both(evidence):
     A, G = evidence
     even = np.broadcast_to(G.mean(axis=1, keepdims=True), G.shape)
-    close(configure("grad-cam")(A, even, xp=np), (even * A).sum(axis=-1))
-    uneven = configure("grad-cam")(A, G, xp=np)
+    close(made("grad-cam", A=A, G=even), (even * A).sum(axis=-1))
+    uneven = made("grad-cam", A=A, G=G)
     assert np.abs(uneven - (G * A).sum(axis=-1)).max() > 0.1 * np.abs(uneven).max()
 
 
@@ -243,8 +249,8 @@ def test_24_on_arrays_of_any_sign(name):
     rng = np.random.default_rng(0)
     m, v = rng.normal(size=(2, 12)), rng.normal(size=(2, 5))
     A = m[:, :, None] * v[:, None, :]
-    other = rng.normal(size=(2, 5) if name == "cam" else (2, 12, 5))
-    for result, pattern in zip(configure(name)(A, other, xp=np), m, strict=True):
+    G, W = rng.normal(size=(2, 12, 5)), rng.normal(size=(2, 5))
+    for result, pattern in zip(made(name, A=A, G=G, W=W), m, strict=True):
         assert abs(np.corrcoef(result, pattern)[0, 1]) == pytest.approx(1)
 
 
@@ -282,7 +288,7 @@ def test_25_the_softmax_over_channels_cancels_the_baseline():
     scores = np.random.default_rng(1).normal(size=(2, 5))
     results = []
     for baseline in (0.0, 7.5):
-        generator = configure("score-cam?variant=paper")(A, xp=np)
+        generator = made("score-cam?variant=paper", A=A)
         next(generator)
         with pytest.raises(StopIteration) as stop:
             generator.send(scores - baseline)
@@ -303,7 +309,7 @@ def test_26_rise_with_every_mask_that_there_is(p, monkeypatch):
     likely = np.repeat(every, times.astype(int), axis=0).astype("float32")
     assert likely.mean() == pytest.approx(p)
     monkeypatch.setattr(masking, "_drawn", lambda *_: iter([likely[:40], likely[40:]]))
-    generator = configure(f"rise?masks={len(likely)}&p={p}")(x, xp=np)
+    generator = made(f"rise?masks={len(likely)}&p={p}", x=x)
     flat = x.reshape(2, 6)
     first = next(generator).maps[0]
     second = generator.send(b + (flat[:, None] * first) @ v).maps[0]

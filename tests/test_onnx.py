@@ -14,13 +14,14 @@ import pytest
 import camlucida as cl
 import onnx_networks as networks
 from camlucida.engines import ends, engine_for
+from camlucida.engines.onnx_engine import Onnx
 from camlucida.engines.onnx_model import OnnxModel
 from camlucida.errors import ConditionError, ImageError, ModelError, RequestError, UnknownNameError
-from camlucida.types import Need
+from camlucida.methods import methods
 from onnx_networks import CHANNELS, CLASSES, SIZE, images, values, weight
 from oracles import probes, scores
 
-SERVED = [name for name, m in cl.methods().items() if m.needs is not Need.GRADIENT]
+SERVED = [name for name, m in methods().items() if m.needs <= Onnx.serves]
 FEW = ["score-cam", "rise?masks=30&cells=3", "occlusion?patch=3&stride=2"]
 CLASS = 2
 
@@ -467,13 +468,11 @@ def test_heads_and_tokens_of_attention_are_no_places():
         (networks.residual, "early_relu", "2 nodes use what it makes"),
         (networks.closed, "auto", r"'positive' \(Softplus\) follows"),
         (lambda: networks.gap(None), "conv", r"'relu' \(Relu\) follows"),
-        (networks.segmentation, "relu", "there is no global average pooling behind it"),
     ],
 )
 def test_cam_is_refused_where_there_is_no_linear_head(make, layer, obstacle):
-    target = cl.targets.custom(lambda outputs: outputs[:, 0]) if make is networks.segmentation else CLASS
     with pytest.raises(ConditionError, match=f"{obstacle}; score-cam works for any network"):
-        explained(OnnxModel(make()), images(), layer=layer, target=target)
+        explained(OnnxModel(make()), images(), layer=layer)
 
 
 def test_cam_is_refused_where_something_joins_before_the_head():
@@ -501,6 +500,8 @@ def test_cam_is_refused_where_something_else_than_all_places_is_averaged(kind, s
 
 
 def test_what_needs_a_gradient_is_refused():
+    assert "grad-cam" not in SERVED
+    assert {"cam", "score-cam", "rise", "occlusion"} <= set(SERVED)
     model, x = net("gap")
     with pytest.raises(ConditionError) as caught:
         explained(model, x, "grad-cam")

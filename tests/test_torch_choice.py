@@ -117,7 +117,8 @@ def test_patches_lie_in_the_order_of_rows(name):
     h, w = case.size
     right, lower = plain.copy(), plain.copy()
     right[..., w // 2 :], lower[:, :, h // 2 :] = 3 * noise[..., w // 2 :], 3 * noise[:, :, h // 2 :]
-    request = Request((case.layer,), (cl.targets.class_(0).bind(int, 4),), activations=True)
+    target = cl.targets.class_(0).bind(int, 4)
+    request = Request((case.layer,), (target,), ("logit",), activations=frozenset({case.layer}))
     A = engine_for(case.model).evidence(np.concatenate([plain, right, lower]), request).activations[case.layer]
     A = A.reshape(3, 4, *case.grid, -1)
     to_the_right, below = (np.abs(changed - A[0]).mean((0, -1)) for changed in A[1:])

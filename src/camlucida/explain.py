@@ -8,19 +8,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida import maps, plan, targets
+from camlucida import maps, plan, smoothing, targets
 from camlucida.engines import Anatomy, Engine, engine_for
-from camlucida.engines.base import BoundTarget
+from camlucida.engines.base import INPUT
 from camlucida.errors import RequestError, UnknownNameError
 from camlucida.explanation import Answer, Explanation, TargetInfo
 from camlucida.explanations import Explanations
 from camlucida.given import Given, from_pictures, from_ready, noise
-from camlucida.methods import Configured, configure
+from camlucida.methods import Configured, Laid, configure
 from camlucida.models import LoadedModel, load_model
 from camlucida.models.labels import find
-from camlucida.notes import chosen_note, empty_note
+from camlucida.notes import chosen_note, empty_note, method_notes
+from camlucida.probing import Progress
+from camlucida.targets import BoundTarget
 from camlucida.trees import count
-from camlucida.types import Evidence, Need, Score
+from camlucida.types import Evidence, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,30 @@ class Fused:
     how: maps.Fusion
 
 
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """What one explanation looks at.
+
+    Args:
+        name: as the explanation calls it.
+        places: where the method looks; several whose maps are fused.
+        how: how they are fused.
+        chosen: whether the layer was left to choose.
+    """
+
+    name: str
+    places: tuple[plan.Where, ...]
+    how: maps.Fusion | None = None
+    chosen: bool = False
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The single layers."""
+        return tuple(path for where in self.places for path in ([where] if isinstance(where, str) else where))
+
+
 def fused(layers: Sequence[Any], how: maps.Fusion = "max") -> Fused:
-    """One map out of several layers: their heat maps at the finest grid, then "max", "mean" or "product"."""
+    """One map out of several layers: heat maps at the finest grid, then "max", "tanh-max", "mean" or "product"."""
     if isinstance(layers, str) or not layers:
         raise RequestError(f"fused takes a list of at least one layer, not {layers!r}")
     if how not in maps.FUSIONS:
@@ -56,7 +80,7 @@ class Explainer:
         labels: Any = "auto",
         batch_size: int = 32,
         seed: int = 0,
-        progress: bool | plan.Progress = False,
+        progress: bool | Progress = False,
         **options: Any,
     ) -> None:
         """Settle what `explain` takes; see there."""
@@ -85,7 +109,7 @@ class Explainer:
         """Explain one image or many; see `explain`."""
         plan.check(self.engine, self.methods)
         given = from_ready(self.loaded, images) if self.ready else from_pictures(self.loaded, images)
-        each = sum(1 if method.needs is Need.SCORES else len(self.layers) for method in self.methods)
+        each = sum(1 if method.method.place == "input" else len(self.layers) for method in self.methods)
         placed: list[tuple[int, int, Explanation]] = []
         with _shown(self.progress) as progress:
             for output, group in self._by_output(given).items():
@@ -109,7 +133,7 @@ class Explainer:
         return groups
 
     def _explain(
-        self, given: Given, output: str | None, group: list[BoundTarget], progress: plan.Progress | None
+        self, given: Given, output: str | None, group: list[BoundTarget], progress: Progress | None
     ) -> list[Explanation]:
         anatomy = self.engine.anatomy(given.inputs, output)
         given = replace(given, channels_first=anatomy.channels_first)  # what the model does tells best
@@ -117,13 +141,12 @@ class Explainer:
         bound = [self._bound(target, anatomy, labels) for target in group]
         for target in bound:
             target.parameters(count(given.inputs))
-        looks = any(method.needs is not Need.SCORES for method in self.methods)
-        layers = [self._paths(layer, given, output) for layer in self.layers] if looks else []
-        paths = tuple(dict.fromkeys(path for group in layers for path in group))
-        order = plan.Order(paths, tuple(bound), self.methods, self.score, output)
+        sights = {method: self._sights(method, given, output, anatomy) for method in self.methods}
+        places = {method: tuple(dict.fromkeys(w for s in each for w in s.places)) for method, each in sights.items()}
+        order = plan.Order(places, tuple(bound), self.score, output)
         items: list[Explanation] = []
         for cut, inputs, part in plan.batches(given.inputs, order, self.batch_size):
-            evidence, raws = plan.run(
+            evidence, raws = smoothing.run(
                 self.engine, inputs, part, batch_size=self.batch_size, progress=progress, first=cut.start
             )
             for row in range(count(inputs)):
@@ -136,7 +159,7 @@ class Explainer:
                     labels=labels,
                     **given.frame(cut.start + row),
                 )
-                items += self._items(row, answer, given, evidence, raws, part, layers, anatomy)
+                items += self._items(row, answer, given, evidence, raws, part, sights, anatomy)
         return items
 
     def _items(
@@ -145,38 +168,46 @@ class Explainer:
         answer: Answer,
         given: Given,
         evidence: Evidence,
-        raws: Mapping[plan.Key, NDArray[np.float32]],
+        raws: Mapping[plan.Key, Laid],
         order: plan.Order,
-        layers: Sequence[tuple[str, ...]],
+        sights: Mapping[Configured, Sequence["_Sight"]],
         anatomy: Anatomy,
     ) -> Iterator[Explanation]:
         for t, target in enumerate(order.targets):
             info = _info(target, evidence.chosen[t][row], answer)
             for method in order.methods:
-                for wanted, paths in _places(method, self.layers, layers):
-                    parts = [raws[path, t, method][row].reshape(evidence.grids[path]) for path in paths]
-                    is_fused = isinstance(wanted, Fused)
-                    raw = np.asarray(maps.fuse(parts, wanted.how) if is_fused else parts[0], "float32")
+                for sight in sights[method]:
+                    parts, pixels = zip(
+                        *(plan.values(raws[w, t, method], row, method) for w in sight.places), strict=True
+                    )
+                    raw = np.asarray(maps.fuse(parts, sight.how) if sight.how else parts[0], "float32")
                     kind = order.score_of(method)
-                    strengths = [evidence.strength[path, t][row] for path in paths if (path, t) in evidence.strength]
+                    taken = (evidence.strength.get((path, t)) for path in sight.paths)
+                    strengths = [strength[row] for strength in taken if strength is not None]
                     p = answer.probabilities
                     notes = [
                         *given.notes,
                         *(given.pictures[answer.position].notes if given.pictures else ()),
-                        *(chosen_note(anatomy) if wanted == "auto" else ()),
+                        *(chosen_note(anatomy) if sight.chosen else ()),
                         *anatomy.notes,
                         *(anatomy.logit_notes if kind == "logit" else ()),
+                        *method_notes(method, raw),
+                        *dict.fromkeys(
+                            note for where in sight.places for note in plan.notes(raws[where, t, method], row)
+                        ),
                         *empty_note(raw, parts, method, kind, strengths),
                     ]
                     yield Explanation(
                         raw=raw,
                         method=method.label,
-                        layer=f"{wanted.how}({', '.join(paths)})" if is_fused else paths[0] or "input",
+                        layer=sight.name,
                         target=info,
                         score=float(evidence.scores[t][kind][row]),
                         probability=None if info.index is None or p is None or p.ndim != 1 else float(p[info.index]),
                         answer=answer,
                         notes=tuple(notes),
+                        pixels=pixels[0],
+                        floor=float(raw.min()) if method.method.offset else 0.0,
                     )
 
     def _bound(self, target: BoundTarget, anatomy: Anatomy, labels: Sequence[str] | None) -> BoundTarget:
@@ -198,9 +229,23 @@ class Explainer:
 
         return target.bind(lookup, anatomy.classes or 0)
 
-    def _paths(self, layer: Any, given: Given, output: str | None) -> tuple[str, ...]:
-        parts = layer.layers if isinstance(layer, Fused) else (layer,)
-        return tuple(self.engine.resolve(part, given.inputs, output) for part in parts)
+    def _sights(self, method: Configured, given: Given, output: str | None, anatomy: Anatomy) -> list["_Sight"]:
+        """What a method is to look at: the image alone, or each of the wanted layers."""
+        if method.method.place == "input":
+            return [_Sight("input", (INPUT,))]
+        sights = []
+        for layer in self.layers:
+            parts = layer.layers if isinstance(layer, Fused) else (layer,)
+            paths = tuple(self.engine.resolve(part, given.inputs, output) for part in parts)
+            how = layer.how if isinstance(layer, Fused) else None
+            if method.method.place == "layers":
+                if layer == "auto":
+                    paths = getattr(anatomy, method.method.layers)
+                sights.append(_Sight(", ".join(paths), (paths,)))
+            else:
+                name = f"{how}({', '.join(paths)})" if how else paths[0]
+                sights.append(_Sight(name, paths, how, layer == "auto"))
+        return sights
 
 
 def explain(
@@ -216,7 +261,7 @@ def explain(
     labels: Any = "auto",
     batch_size: int = 32,
     seed: int = 0,
-    progress: bool | plan.Progress = False,
+    progress: bool | Progress = False,
     **options: Any,
 ) -> Explanations:
     """Explain what a model saw.
@@ -269,28 +314,19 @@ def _methods(
         raise RequestError("no method was named; camlucida.methods() lists them")
     chosen = tuple(dict.fromkeys(configure(name, variant, {"seed": seed, **options}) for name in names))
     for option in options:
-        known = {key for c in chosen for key in c.method.options}
+        known = {"smooth"} | {key for c in chosen for key in c.method.options}
         if option not in known:
             raise UnknownNameError("option", option, known or {"method"})
     return chosen
 
 
-def _places(
-    method: Configured, wanted: Sequence[Any], paths: Sequence[tuple[str, ...]]
-) -> Sequence[tuple[Any, tuple[str, ...]]]:
-    """What a method is laid out at: each of the layers with its paths, or the input alone, which has none."""
-    return [(None, (plan.INPUT,))] if method.needs is Need.SCORES else list(zip(wanted, paths, strict=True))
-
-
 def _info(target: BoundTarget, chosen: NDArray[np.int32], answer: Answer) -> TargetInfo:
-    if not len(chosen):
-        return TargetInfo(None, target.name or "custom")
-    label = "-minus-".join(answer.label(int(index)) for index in chosen)
+    label = target.label([answer.label(int(index)) for index in chosen])
     return TargetInfo(int(chosen[0]) if len(chosen) == 1 else None, label)
 
 
 @contextlib.contextmanager
-def _shown(progress: bool | plan.Progress) -> Iterator[plan.Progress | None]:
+def _shown(progress: bool | Progress) -> Iterator[Progress | None]:
     if callable(progress) or not progress:
         yield progress if callable(progress) else None
         return

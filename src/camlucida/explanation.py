@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +96,8 @@ class Explanation:
         probability: the probability of the target's class; None where there is none.
         answer: what the model said of the image.
         notes: which layer was chosen, what was assumed, why a map is empty.
+        pixels: float32 ``(H, W, C)``: the values of each colour, of methods that look at the input itself.
+        floor: the value that a heat map begins at: 0, or the least of a map that is positive everywhere.
     """
 
     raw: NDArray[np.float32]
@@ -106,6 +108,8 @@ class Explanation:
     probability: float | None
     answer: Answer
     notes: tuple[str, ...]
+    pixels: NDArray[np.float32] | None = None
+    floor: float = 0.0
 
     @property
     def predictions(self) -> list[Prediction]:
@@ -120,6 +124,8 @@ class Explanation:
     def heatmap(self, size: Grid | int | None = None, signed: bool = False) -> NDArray[np.float32]:
         """The map as people look at it: rectified, resized (bilinear, half-pixel centres), divided by its maximum.
 
+        A map that is positive everywhere by its nature, as RISE's is, begins at its least value.
+
         Args:
             size: ``(height, width)``, or one number for a square; the size of the picture if not given.
             signed: keep what speaks against the target, as negative values.
@@ -132,7 +138,7 @@ class Explanation:
         sides = tuple(size) if isinstance(size, list | tuple) else (size,) * self.raw.ndim
         if len(sides) != self.raw.ndim or not all(type(side) is int and side > 0 for side in sides):
             raise RequestError(f"size {size!r} does not fit a map of {self.raw.ndim} axes")
-        return maps.heat(self.raw, sides, signed=signed)
+        return maps.heat(self.raw if signed else self.raw - np.float32(self.floor), sides, signed=signed)
 
     def overlay(
         self, alpha: float = 0.4, cmap: str | None = None, blend: str = "mix", signed: bool = False
@@ -161,6 +167,41 @@ class Explanation:
     def figure(self, **settings: Any) -> "Figure":
         """The picture and the overlay side by side, as a matplotlib figure; `settings` are those of `overlay`."""
         return render.figure([panels(self, **settings)], **bar(settings))
+
+    def sheet(self, count: int = 16) -> "Figure":
+        """The channels or concepts of the layer, the strongest first, each as an overlay; at most `count`.
+
+        Raises:
+            RequestError: there are none; the methods "activations" and "dff" have them.
+        """
+        strongest = np.argsort(-self._channels.sum(axis=(0, 1)), kind="stable")[:count]
+        panels = [render.Panel(self._channel(k).overlay(), f"{k}") for k in strongest]
+        return render.figure([panels[i : i + 4] for i in range(0, len(panels), 4)])
+
+    def concepts(self) -> "Figure":
+        """The picture with each place in the colour of the concept that is strongest there, and a legend.
+
+        Raises:
+            RequestError: there are none, or more than ten; the method "dff" has a few.
+        """
+        if self._channels.shape[-1] > len(render.COLOURS):
+            raise RequestError(f"{self._channels.shape[-1]} channels are too many for colours; sheet() shows them")
+        assert self.answer.pixels is not None
+        flat = np.moveaxis(self._channels, -1, 0).reshape(self._channels.shape[-1], -1)
+        large = maps.resize(flat, self.raw.shape, self.answer.size, np)
+        picture, legend = render.concepts(self.answer.pixels, large)
+        return render.figure([[render.Panel(picture, self.method), *legend]])
+
+    @property
+    def _channels(self) -> NDArray[np.float32]:
+        if self.pixels is None or self.layer == "input":
+            raise RequestError(f"{self.method} keeps no maps of channels; method='activations' or 'dff' does")
+        if self.answer.pixels is None or self.raw.ndim != 2:
+            raise RequestError("there is no picture to lay the channels over; use pixels")
+        return self.pixels
+
+    def _channel(self, k: int) -> "Explanation":
+        return replace(self, raw=np.ascontiguousarray(self._channels[..., k]), pixels=None)
 
     def save(self, path: str | Path, **settings: Any) -> Path:
         """Write the overlay to an image file; `settings` are those of `overlay`."""

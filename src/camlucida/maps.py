@@ -15,9 +15,10 @@ from camlucida.errors import RequestError, UnknownNameError
 from camlucida.types import Array, Grid
 from camlucida.xp import Xp
 
-Fusion = Literal["max", "mean", "product"]
+Fusion = Literal["max", "tanh-max", "mean", "product"]
 FUSIONS: dict[str, Callable[..., Any]] = {
     "max": np.maximum.reduce,
+    "tanh-max": np.maximum.reduce,
     "mean": lambda maps: np.mean(maps, axis=0),
     "product": np.multiply.reduce,
 }
@@ -37,6 +38,31 @@ def combine(A: Array, w: Array, xp: Xp) -> Array:
     return xp.matmul(A, w[..., None])[..., 0]
 
 
+def principal(M: Array, xp: Xp, *, centred: bool = True) -> Array:
+    """``M v_1``: matrices ``(B, U, K)`` along their first right singular vectors, ``(B, U)``.
+
+    The sign is the one with which it goes along with ``Σ_k M_uk``. It is found from the smaller of the two Gram
+    matrices, which takes a small part of the time of a full decomposition.
+
+    Args:
+        centred: subtract the mean over places from each channel first.
+    """
+    along = xp.sum(M, axis=-1)
+    greatest = xp.max(xp.abs(M), axis=(1, 2), keepdims=True)
+    M = divide(M, greatest, xp)  # so that squares are within the range of float32
+    M = M - xp.mean(M, axis=1, keepdims=True) if centred else M
+    turned = xp.moveaxis(M, 1, 2)
+    if M.shape[1] <= M.shape[2]:
+        values, vectors = xp.linalg.eigh(xp.matmul(M, turned))
+        size = xp.sqrt(xp.maximum(values[:, -1:], xp.zeros_like(values[:, -1:])))
+        found = vectors[..., -1] * size
+    else:
+        _, vectors = xp.linalg.eigh(xp.matmul(turned, M))
+        found = xp.matmul(M, vectors[..., -1:])[..., 0]
+    sign = xp.where(xp.sum(found * along, axis=-1, keepdims=True) < 0, -1.0, 1.0)
+    return found * sign * greatest[..., 0]
+
+
 def rectify(m: Array, xp: Xp) -> Array:
     """``max(m, 0)``."""
     return xp.maximum(m, xp.zeros_like(m))
@@ -54,6 +80,12 @@ def min_max(m: Array, xp: Xp) -> Array:
     return divide(m - low, xp.max(m, axis=-1, keepdims=True) - low, xp)
 
 
+def softmax(z: Array, xp: Xp) -> Array:
+    """``exp z / Σ exp z`` over the last axis."""
+    powers = xp.exp(z - xp.max(z, axis=-1, keepdims=True))
+    return powers / xp.sum(powers, axis=-1, keepdims=True)
+
+
 def resize(m: Array, grid: Grid, size: Grid, xp: Xp) -> Array:
     """Maps ``(N, U)`` laid out on `grid` and interpolated linearly to ``(N, *size)``.
 
@@ -68,6 +100,11 @@ def resize(m: Array, grid: Grid, size: Grid, xp: Xp) -> Array:
         else:
             m = xp.moveaxis(xp.matmul(xp.moveaxis(m, axis, -1), _interpolation(old, new)), -1, axis)
     return m
+
+
+def finest(grids: Sequence[Grid]) -> Grid:
+    """The grid with the most places."""
+    return max(grids, key=math.prod)
 
 
 def masks(m: Array, grid: Grid, size: Grid, xp: Xp, *, scaled: bool = True) -> Array:
@@ -122,12 +159,18 @@ def fuse(raws: Sequence[NDArray[np.float32]], how: Fusion) -> NDArray[np.float32
 
     Args:
         raws: each ``(*grid)``, grids of the same rank.
-        how: "max" (Jiang et al. 2021, section III-C), "mean", or "product".
+        how: "max"; "tanh-max", which enhances all but the deepest layer by ``tanh(2 m / max m)`` first (Jiang et al.
+            2021, eq. 9); "mean"; or "product".
     """
     if how not in FUSIONS:
         raise UnknownNameError("fusion", how, FUSIONS)
-    finest = max((raw.shape for raw in raws), key=math.prod)
-    return np.asarray(FUSIONS[how]([heat(raw, finest) for raw in raws]), "float32")
+    size = finest([raw.shape for raw in raws])
+    deepest = min(range(len(raws)), key=lambda i: math.prod(raws[i].shape))
+    if how == "tanh-max":
+        raws = [heat(raw, raw.shape) for raw in raws]
+        raws = [raw if i == deepest else np.tanh(2 * raw) for i, raw in enumerate(raws)]
+        return np.asarray(FUSIONS[how]([resize(raw[None], raw.shape, size, np)[0] for raw in raws]), "float32")
+    return np.asarray(FUSIONS[how]([heat(raw, size) for raw in raws]), "float32")
 
 
 def boxes(heatmap: NDArray[np.float32], threshold: float = 0.15) -> list[Box]:

@@ -17,6 +17,14 @@ def chosen_note(anatomy: Anatomy) -> Iterator[str]:
             yield f"layer {layer.path!r} was chosen: {layer.reason}"
 
 
+def method_notes(method: Configured, raw: NDArray[np.float32]) -> Iterator[str]:
+    """What is to be known of a method, and of how its map is shown."""
+    if method.method.uncertain:
+        yield f"{method.method.name}: {method.method.uncertain}"
+    if method.method.offset and raw.max() > raw.min():
+        yield "the map is positive everywhere: its heat map begins at its least value"
+
+
 def empty_note(
     raw: NDArray[np.float32],
     parts: Sequence[NDArray[np.float32]],
@@ -33,6 +41,8 @@ def empty_note(
         kind: the score that was explained.
         strengths: the largest magnitude of the gradient at each of the layers, where one was taken.
     """
+    if method.method.offset and raw.max() == raw.min():
+        yield "the map is empty: it has the same value everywhere"
     if raw.max() > 0:
         return
     strength = max(strengths, default=1.0)
@@ -44,7 +54,7 @@ def empty_note(
         yield "the map is empty: the probability is saturated, so that its gradient is zero; explain the logit instead"
     elif strength == 0:
         yield "the map is empty: the gradient of the score with respect to the layer is zero"
-    elif method.needs is Need.SCORES:
+    elif Need.SCORES in method.method.asks and method.method.place == "input":
         yield "the map is empty: no mask changes the score"
     elif not method.method.signed:
         yield "the map is empty: no gradient is positive, nothing speaks for the target"

@@ -1,39 +1,28 @@
 """What a request needs, as passes: one pass for all methods, targets and layers, then the probes, in batches."""
 
-import hashlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.engines.base import BoundTarget, Engine, Probes, Request, image_size
+from camlucida.engines import Engine
+from camlucida.engines.base import INPUT, Job, Request
 from camlucida.errors import ConditionError, ImageError
-from camlucida.methods import Configured, Masks
+from camlucida.methods import Configured, Laid
 from camlucida.methods import methods as all_methods
-from camlucida.trees import count, leaves, mapped
-from camlucida.types import Evidence, Grid, Need, Score
+from camlucida.methods.facts import GIVES
+from camlucida.probing import Asking, Progress, image_of
+from camlucida.targets import BoundTarget, Classes
+from camlucida.trees import count, mapped
+from camlucida.types import Evidence, Need, Score
 
-INPUT = ""
-"""What stands in the place of a path where a method masks the model's input and looks at no layer."""
+Where = str | tuple[str, ...]
+"""A path, `INPUT`, or the paths of several layers that a method looks at together."""
 
-Progress = Callable[[int, int], None]
-"""Called with the number of probes done and the number known to be needed, over and over."""
-
-Key = tuple[str, int, Configured]
-"""(layer or INPUT, number of the target, method)"""
-
-Asks = Generator[Masks, Any, Any]
-"""A method at work: it yields masks, is sent scores, and returns its raw map."""
-
-_GIVES = {
-    Need.WEIGHTS: "the weights behind a layer",
-    Need.GRADIENT: "the gradient of the score",
-    Need.PROBES: "the activations of a layer",
-    Need.SCORES: "scores",
-}
-_KINDS = {"onnx": "a model in ONNX", "python": "a function that only yields scores"}
+Key = tuple[Where, int, Configured]
+"""(where, number of the target, method)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +30,14 @@ class Order:
     """What is to be computed for a batch.
 
     Args:
-        layers: paths.
+        methods: in the order in which they were asked for, each with where it is to look.
         targets: with labels looked up.
-        methods: in the order in which they were asked for.
         score: the score to explain; None leaves it to each method's definition.
         output: which of several outputs.
     """
 
-    layers: tuple[str, ...]
+    methods: Mapping[Configured, tuple[Where, ...]]
     targets: tuple[BoundTarget, ...]
-    methods: tuple[Configured, ...]
     score: Score | None = None
     output: str | None = None
 
@@ -66,13 +53,18 @@ def check(engine: Engine, methods: Sequence[Configured]) -> None:
         ConditionError: it does not; the message names the methods that it serves.
     """
     for configured in methods:
-        if configured.needs not in engine.serves:
-            kind = _KINDS.get(engine.backend, f"this model on {engine.backend}")
-            work = ", ".join(name for name, known in all_methods().items() if known.needs in engine.serves)
-            raise ConditionError(
-                f"{configured.method.name} needs {_GIVES[configured.needs]}, which {kind} does not give; these work "
-                f"with it: {work}"
-            )
+        closed = configured.method.closed
+        if not configured.method.needs <= engine.serves and not (closed and closed.needs <= engine.serves):
+            raise _refusal(engine, configured)
+
+
+def _refusal(engine: Engine, configured: Configured) -> ConditionError:
+    need = min(configured.method.needs - engine.serves, key=list(Need).index)
+    work = ", ".join(name for name, known in all_methods().items() if known.needs <= engine.serves)
+    return ConditionError(
+        f"{configured.method.name} needs {GIVES[need]}, which {engine.subject} does not give; these work with it: "
+        f"{work}"
+    )
 
 
 def run(
@@ -83,7 +75,7 @@ def run(
     batch_size: int = 32,
     progress: Progress | None = None,
     first: int = 0,
-) -> tuple[Evidence, dict[Key, NDArray[np.float32]]]:
+) -> tuple[Evidence, dict[Key, Laid]]:
     """Everything that was ordered for one batch: one pass, then as many probes as the methods ask for.
 
     Args:
@@ -92,45 +84,110 @@ def run(
         first: the number of the batch's first image in its request.
 
     Returns:
-        The evidence, and the raw maps ``(B, U)`` by layer, number of the target, and method. Methods that mask the
-        input are there once, at INPUT, whose grid is the input's size.
+        The evidence, and the maps by where, number of the target, and method.
 
     Raises:
         ImageError: the model answers an image with something that is no number.
     """
-    probing = [method for method in order.methods if method.needs is Need.PROBES]
-    scoring = [method for method in order.methods if method.needs is Need.SCORES]
-    within = tuple(dict.fromkeys(method for method in order.methods if method not in [*probing, *scoring]))
-    request = Request(
-        order.layers, order.targets, order.score or "logit", within, activations=bool(probing), output=order.output
-    )
+    parts = [
+        _Part((where, t, method), *_settled(engine, inputs, order, where, t, method))
+        for method, places in order.methods.items()
+        for t in range(len(order.targets))
+        for where in places
+    ]
+    originals = ((target, order.score or "logit") for target in order.targets)
+    explained = list(dict.fromkeys([*originals, *(part.explained for part in parts)]))
+    numbers = {what: number for number, what in enumerate(explained)}
+    request = _request(parts, explained, numbers, order.output)
     evidence = engine.evidence(inputs, request)
     _check_numbers(evidence, first)
-    maps = dict(evidence.maps)
-    if probing or scoring:
-        asking = _Asking(engine, inputs, order, evidence, batch_size, progress, first)
-        asked = {
-            (layer, t, method): method(evidence.activations[layer], xp=np)
-            for layer in order.layers
-            for t in range(len(order.targets))
-            for method in probing
+    laid = {part.key: _within(part, numbers, evidence) for part in parts if not part.formula.method.waits}
+    probing = [part for part in parts if part.formula.method.waits]
+    if probing:
+        asking = Asking(engine, inputs, request, evidence, batch_size, progress, first)
+        image = image_of(engine, inputs, order.output)
+        begun = {
+            part.key: asking.begin(
+                part.formula, part.paths, numbers[part.explained], order.score_of(part.formula), image
+            )
+            for part in probing
         }
-        if scoring:
-            image = _image(engine, inputs, order)
-            asked |= {(INPUT, t, method): method(image, xp=np) for t in range(len(order.targets)) for method in scoring}
-            evidence = replace(evidence, grids={**evidence.grids, INPUT: image.shape[1:-1]})
-        maps |= asking.answer(asked)
-    return evidence, maps
+        laid |= asking.answer(begun)
+    return evidence, {part.key: laid[part.key] for part in parts}
 
 
-def _image(engine: Engine, inputs: Any, order: Order) -> NDArray[Any]:
-    """The image among the inputs as ``(B, *size, C)``; numbers ``(B, U)`` without channels as ``(B, U, 1)``."""
-    image: NDArray[Any] = max(leaves(inputs), key=lambda x: x.ndim)
-    first = engine.anatomy(inputs, order.output).channels_first
-    size = image_size(image.shape[1:], first)
-    if len(size) == image.ndim - 1:
-        return image[..., None]
-    return np.moveaxis(image, 1, -1) if first else image
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One map to make: its key, the formula that makes it, and the target and score that this explains."""
+
+    key: Key
+    formula: Configured
+    explained: tuple[BoundTarget, Score]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        where = self.key[0]
+        return (where,) if isinstance(where, str) else where
+
+    def jobs(self, numbers: Mapping[Any, int]) -> list[Job]:
+        return [Job(path, numbers[self.explained], self.formula) for path in self.paths]
+
+
+def _settled(
+    engine: Engine, inputs: Any, order: Order, where: Where, t: int, method: Configured
+) -> tuple[Configured, tuple[BoundTarget, Score]]:
+    """The formula to use, its closed form where there is one, and what it explains; one for all if that is the same."""
+    if method.method.agnostic:
+        return method, (order.targets[0], order.score or "logit")
+    target = method.aimed(order.targets[t])
+    kind = order.score or method.method.gradient_of or method.score
+    if Need.WEIGHTS in method.needs or Need.HEAD in method.needs:
+        _check_linear(method, target)
+    closed = method.closed
+    if closed and isinstance(where, str) and isinstance(target, Classes):
+        covered = kind == "logit" or Need.HEAD in closed.needs
+        if covered and engine.headed(where, inputs, order.output):
+            return closed, (target, kind)
+    if not method.method.needs <= engine.serves:
+        raise _refusal(engine, method)
+    return method, (target, kind)
+
+
+def _check_linear(method: Configured, target: BoundTarget) -> None:
+    if target.signs is None:
+        raise ConditionError(
+            f"{method.method.name} needs a target that is a class or a difference of two; grad-cam works for any target"
+        )
+
+
+def _request(
+    parts: Sequence[_Part],
+    explained: Sequence[tuple[BoundTarget, Score]],
+    numbers: Mapping[tuple[BoundTarget, Score], int],
+    output: str | None,
+) -> Request:
+    within = [part for part in parts if not part.formula.method.waits]
+    probing = [part for part in parts if part.formula.method.waits]
+    jobs = tuple(dict.fromkeys(job for part in within for job in part.jobs(numbers)))
+    looking = [(path, part) for part in probing for path in part.paths if path != INPUT]
+    activations = {path for path, part in looking if Need.ACTIVATIONS in part.formula.needs}
+    gradients = {(path, numbers[part.explained]) for path, part in looking if Need.GRADIENT in part.formula.needs}
+    looked = [job.layer for job in jobs] + [path for path, _ in looking]
+    return Request(
+        tuple(dict.fromkeys(looked)),
+        tuple(target for target, _ in explained),
+        tuple(score for _, score in explained),
+        jobs,
+        frozenset(activations),
+        frozenset(gradients),
+        output,
+    )
+
+
+def _within(part: _Part, numbers: Mapping[Any, int], evidence: Evidence) -> Laid:
+    """The map that the pass itself made."""
+    made = [Laid(evidence.maps[job], evidence.grids[job.layer]) for job in part.jobs(numbers)]
+    return part.formula.fused(made) if part.formula.method.fuse else made[0]
 
 
 def _check_numbers(evidence: Evidence, first: int) -> None:
@@ -143,99 +200,6 @@ def _check_numbers(evidence: Evidence, first: int) -> None:
         )
 
 
-_Name = tuple[Grid, bool, tuple[int, ...], bytes]
-"""What is equal for equal requests: grid, whether masks are scaled, shape and digest of the masks."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Asking:
-    """Drives probing methods in step, so that equal requests of several are scored once."""
-
-    engine: Engine
-    inputs: Any
-    order: Order
-    evidence: Evidence
-    batch_size: int
-    progress: Progress | None
-    first: int
-
-    @property
-    def count(self) -> int:
-        """How many images there are."""
-        return count(self.inputs)
-
-    def answer(self, methods: Mapping[Key, Asks]) -> dict[Key, NDArray[np.float32]]:
-        results: dict[Key, NDArray[np.float32]] = {}
-        waiting = {key: next(method) for key, method in methods.items()}
-        done = 0
-        while waiting:
-            wanted: dict[_Name, Masks] = {}
-            names = {}
-            for key, asked in waiting.items():
-                maps = np.ascontiguousarray(asked.maps, "float32")
-                grid = asked.grid if asked.grid is not None else self.evidence.grids[key[0]]
-                names[key] = (grid, asked.scaled, maps.shape, hashlib.sha256(maps.data).digest())
-                known = wanted.get(names[key])
-                remaining = max(asked.remaining, known.remaining if known else 0)
-                wanted[names[key]] = replace(asked, maps=maps, remaining=remaining)
-            scores = self._scores(wanted, done)
-            done += self.count * sum(masks.maps.shape[1] for masks in wanted.values())
-            following = {}
-            for (layer, t, method), name in names.items():
-                try:
-                    sent = scores[name][self.order.score_of(method)][t]
-                    following[layer, t, method] = methods[layer, t, method].send(sent)
-                except StopIteration as stop:
-                    results[layer, t, method] = np.asarray(stop.value, "float32")
-            waiting = following
-        return results
-
-    def _scores(self, wanted: Mapping[_Name, Masks], done: int) -> dict[_Name, Mapping[Score, NDArray[np.float32]]]:
-        """Per request, the scores ``(T, B, N)`` of its masks; `done` were scored in earlier rounds."""
-        total = done + self.count * sum(masks.maps.shape[1] + masks.remaining for masks in wanted.values())
-        answers: dict[_Name, Mapping[Score, NDArray[np.float32]]] = {}
-        for name, masks in wanted.items():
-            each = masks.maps.shape[1]
-            parts = []
-            for start in range(0, self.count * each, self.batch_size):
-                numbers = np.arange(start, min(start + self.batch_size, self.count * each))
-                parts.append(self._batch(numbers // each, numbers % each, masks, name[0]))
-                done += len(numbers)
-                if self.progress:
-                    self.progress(done, total)
-            answers[name] = {
-                kind: np.concatenate([part[kind] for part in parts], axis=1).reshape(-1, self.count, each)
-                for kind in parts[0]
-            }
-        return answers
-
-    def _batch(
-        self, rows: NDArray[np.int64], numbers: NDArray[np.int64], masks: Masks, grid: Grid
-    ) -> Mapping[Score, NDArray[np.float32]]:
-        """The scores of some images, each times one of its masks."""
-        used, index = np.unique(rows, return_inverse=True)
-        of = np.zeros_like(rows) if len(masks.maps) == 1 else rows
-        chosen = tuple(c[used] for c in self.evidence.chosen)
-        probes = Probes(
-            index.astype("int32"),
-            masks.maps[of, numbers],
-            grid,
-            self.order.targets,
-            chosen,
-            self.order.output,
-            masks.scaled,
-        )
-        scores = self.engine.probe(mapped(lambda x: x[used], self.inputs), probes)
-        finite = np.isfinite(np.stack(list(scores.values()))).all(axis=(0, 1))
-        if not finite.all():
-            image = self.first + int(rows[np.argmin(finite)])
-            raise ImageError(
-                f"the model's answer to image {image}, where that is masked, is not a number (NaN or infinite); check "
-                "its weights and the range of its input"
-            )
-        return scores
-
-
 def batches(inputs: Any, order: Order, batch_size: int) -> list[tuple[slice, Any, Order]]:
     """Inputs and order cut into batches, with the images that each covers."""
     cuts: Sequence[slice] = [slice(start, start + batch_size) for start in range(0, count(inputs), batch_size)]
@@ -246,3 +210,18 @@ def batches(inputs: Any, order: Order, batch_size: int) -> list[tuple[slice, Any
 
 def _rows(inputs: Any, cut: slice) -> Any:
     return mapped(lambda x: x[cut], inputs)
+
+
+def notes(laid: Laid, row: int) -> Sequence[str]:
+    """What is to be told of one image's map."""
+    return laid.notes[row] if laid.notes else ()
+
+
+def values(laid: Laid, row: int, method: Configured) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """One image's map on its grid, and the values of its pixels by colour where it has them."""
+    found = np.asarray(laid.values[row], "float32")
+    if found.ndim == 1:
+        return found.reshape(laid.grid), None
+    pixels = found.reshape(*laid.grid, -1)
+    one = pixels.sum(axis=-1) if method.method.shown == "sum" else np.abs(pixels).max(axis=-1)
+    return np.asarray(one, "float32"), pixels

@@ -79,27 +79,77 @@ class Head:
 
 
 class Need(Enum):
-    """What a formula asks for besides the activations ``A``."""
+    """What a method asks of an engine.
 
-    WEIGHTS = "weights"
-    """The class's row of the linear head: ``formula(A, W, xp=xp)`` with ``W`` of shape ``(B, K)``."""
-    GRADIENT = "gradient"
-    """The gradient of the score with respect to ``A``: ``formula(A, G, xp=xp)``."""
-    PROBES = "probes"
-    """Scores of masked inputs: a generator that yields masks and is sent ``(B, N)`` scores."""
+    The first ones are what formulas take: their values are the names of a formula's parameters, in the symbols of the
+    papers. The last ones are what a probing method asks for while it works.
+    """
+
+    WEIGHTS = "W"
+    """The weights ``(B, K)`` that lead from the average of each channel to the score, through a linear head."""
+    HEAD = "head"
+    """The linear head itself, as a `Readout`."""
+    ACTIVATIONS = "A"
+    """What the layer yields, ``(B, U, K)``."""
+    GRADIENT = "G"
+    """The gradient of the score with respect to ``A``, ``(B, U, K)``."""
+    CURVATURE = "H_A"
+    """The Hessian of the score times ``A``, ``(B, U, K)``."""
+    GRID = "grid"
+    """How the places of the layer lie."""
+    IMAGE = "x"
+    """The image that goes into the model, ``(B, *size, C)``."""
     SCORES = "scores"
-    """The same, and nothing from inside the model: called with the image ``(B, *size, C)`` in place of ``A``."""
+    """Scores of the image where parts of it are masked."""
+    TAIL = "tail"
+    """Scores of altered activations."""
+    VIEWS = "views"
+    """Activations and gradients for other images than the one that is explained."""
+    RULES = "rules"
+    """Backward passes by another rule than the chain rule, as guided backpropagation has."""
+    RELEVANCE = "relevance"
+    """Backward passes that hand relevance on, as layer-wise relevance propagation does."""
+    DEEPLIFT = "deeplift"
+    """Backward passes by DeepLIFT's rescale rule."""
+    ATTENTION = "attention"
+    """The attention of a transformer's blocks, and gradients with respect to it."""
+    BIASES = "biases"
+    """The gradient with respect to every bias of the network."""
+
+
+Rule = Literal["gradient", "guided", "deconvnet", "relevance", "deeplift"]
+"""How a backward pass goes through the network: by the chain rule, or altered."""
+
+Differentiated = Literal["score", "blocks"]
+"""What is differentiated by the attention of a model's blocks: its score, or the score that each block's tokens would
+lead to if the block were the last one."""
+
+
+class Readout(Protocol):
+    """A linear head, as formulas read it at any averages of channels."""
+
+    def logits(self, a: Array) -> Array:
+        """The class scores ``(B, N, C)`` that averages of channels ``(B, N, K)`` lead to."""
+        ...
+
+    def pick(self, values: Array) -> Array:
+        """What the target takes of values by class ``(B, N, C)``: ``(B, N)``."""
+        ...
+
+    def scores(self, a: Array) -> Array:
+        """The explained score ``(B, N)`` that averages of channels ``(B, N, K)`` lead to."""
+        ...
 
 
 class Formula(Protocol):
     """A method with its settings, as engines know it: hashable, and callable within their compiled steps."""
 
     @property
-    def needs(self) -> Need:
-        """What it asks for."""
+    def needs(self) -> frozenset[Need]:
+        """What it takes."""
         ...
 
-    def __call__(self, *arrays: Array, xp: Any) -> Any:
+    def __call__(self, given: Mapping[Need, Any], xp: Any) -> Any:
         """The raw map ``(B, U)``."""
         ...
 
@@ -112,18 +162,23 @@ class Evidence:
         outputs: the model's answer before its last softmax or sigmoid, ``(B, C)``.
         probabilities: after it, or None where the model has neither.
         chosen: per target, the classes that it means, ``(B, n)``.
-        scores: per target, the score that was explained, ``(B,)``.
-        maps: per (layer, target, formula), the raw maps ``(B, U)``, float32.
+        scores: per target, its score of the logits and of the probabilities, ``(B,)``.
+        maps: per job, what its formula yields: raw maps ``(B, U)`` as a rule, float32.
         strength: per (layer, target), the largest magnitude in the gradient, ``(B,)``; nothing where none was taken.
         activations: per layer, ``(B, U, K)`` float32, for the layers for which they were asked.
+        gradients: per (layer, target), ``(B, U, K)`` float32, where they were asked for.
         grids: per layer, how its U locations lie.
+        unguided: names of the activations behind the layers that another rule than the chain rule does not know, as
+            "gelu": they keep their derivatives. The last softmax or sigmoid is none of them.
     """
 
     outputs: Array
     probabilities: Array | None
     chosen: Sequence[Array]
     scores: Sequence[Mapping[Score, Array]]
-    maps: Mapping[tuple[str, int, Any], Array]
+    maps: Mapping[Any, Any]
     strength: Mapping[tuple[str, int], Array]
     activations: Mapping[str, Array]
+    gradients: Mapping[tuple[str, int], Array]
     grids: Mapping[str, Grid]
+    unguided: tuple[str, ...] = ()

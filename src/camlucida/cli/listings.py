@@ -1,7 +1,8 @@
 """`camlucida layers`, `methods` and `models`: what there is to choose from."""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +15,8 @@ from camlucida.cli.options import (
     load,
 )
 
-_COST = "F: forward pass, B: backward pass, K: channels"
+if TYPE_CHECKING:
+    from camlucida.methods import Method
 
 
 def layers(
@@ -52,30 +54,41 @@ def methods(
     debug: DebugOption = False,
 ) -> None:
     """List the methods, or tell of one: its formula, source, cost and options."""
-    from camlucida.methods import find
+    from camlucida.methods import FAMILIES, find
     from camlucida.methods import methods as registry
+    from camlucida.methods.facts import COST, facts, identities
 
     if name is None:
-        rows = [
-            [m.name, m.needs.value, m.cost, ", ".join(m.scores) if m.differs else "", m.source.partition(",")[0]]
-            for m in registry().values()
-        ]
-        say_table(["method", "needs", "cost", "variants", "source"], rows)
-        say(f"\n{_COST}. `camlucida methods NAME` tells more of one.")
+        known = list(registry().values())
+        widths = [max(map(len, column)) for column in zip(*map(_row, known), strict=True)]
+        for family, title in FAMILIES.items():
+            if found := [method for method in known if method.family == family]:
+                say(f"[bold]{title}[/bold]")
+                for method in found:
+                    cells = [cell.ljust(width) for cell, width in zip(_row(method), widths, strict=True)]
+                    say(plain("  ".join(cells).rstrip()))
+                say()
+        say(f"{COST}.\n`camlucida methods NAME` tells more of one.")
         return
     method = find(name)
     say(f"[bold]{method.title}[/bold]\n\n    {plain(method.equation)}\n")
     say_prose(method.description)
-    facts = {
-        "source": method.source,
-        "cost": f"{method.cost} ({_COST})",
-        "variants": f"{', '.join(method.scores)} (the first is the default)" if method.differs else "",
-        "options": ", ".join(f"{key}={value}" for key, value in method.options.items()),
-    }
     say()
-    for key, value in facts.items():
-        if value:
-            say(f"{key + ':':10}{plain(value)}")
+    for key, value in facts(method).items():
+        say(f"{key + ':':13}{plain(value)}")
+    for sentence in identities(method):
+        say(f"{'holds:':13}{plain(sentence)}")
+
+
+def _row(method: "Method") -> tuple[str, str, str]:
+    """What the list says of a method: its name, what it takes and what it costs."""
+    return method.name, method.wanted, _short(method.cost)
+
+
+def _short(cost: str) -> str:
+    """A cost without what is said of its passes in words, which a table has no place for."""
+    passes = re.split(r",| to | of | through ", cost)[0]
+    return passes if passes == cost else f"{passes} …"
 
 
 def models(debug: DebugOption = False) -> None:

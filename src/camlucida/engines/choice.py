@@ -14,7 +14,10 @@ from typing import Any
 from camlucida.types import Grid
 
 _NOT_FEATURES = re.compile(
-    r"MaxPool|AveragePool|AvgPool|Dropout|DropPath|Reshape|Flatten|Permute|ZeroPad|Cropping|Identity|Rescaling|^Normalization"
+    r"MaxPool|AveragePool|AvgPool|Dropout|DropPath|Reshape|Flatten|Permute|Pad|Cropping|Identity|Rescaling|^Normalization"
+)
+_LINEAR = re.compile(
+    r"^(Depthwise|Separable)?(Conv|conv\d)|^(Dense|Linear|linear|Gemm|MatMul)$|^(Batch|Sync|Layer|Group|batch_)"
 )
 _ATTENTION = re.compile(r"Att(ention|n)(?!\w*(Block|Layer)$)")  # a block with attention in it has features beside it
 
@@ -158,6 +161,52 @@ def choose(flow: Flow, output: Hashable) -> tuple[Call | None, str]:
     if flow.guessed:
         reason += ", as far as the model is made of layers"
     return last, reason
+
+
+def stages(flow: Flow, last: Call) -> list[Call]:
+    """The last call at each size of the grid on the way to `last`, which is the last of them."""
+    found = [last]
+    while (before := _stage_before(flow, found[0])) is not None:
+        found.insert(0, before)
+    return found
+
+
+def _stage_before(flow: Flow, call: Call) -> Call | None:
+    """The whole features with a larger grid that a call's own are made from; None where there are none."""
+    size = math.prod(flow.grid(call.outputs[0]))
+    found: dict[Call, None] = {}
+    waiting, seen = list(call.outputs), set(call.outputs)
+    while waiting:
+        for source in flow.sources(waiting.pop()):
+            larger = flow.spatial(source) and math.prod(flow.grid(source)) > size
+            if larger and (made := _features(flow, source)) is not None:
+                found[made] = None
+            elif not larger and source not in seen:
+                seen.add(source)
+                waiting.append(source)
+    if not found:
+        return None
+    return handle(flow, _activated(flow, _whole(flow, list(found)) or max(found, key=flow.order)))
+
+
+def _activated(flow: Flow, call: Call) -> Call:
+    """Where a call is linear and pooling comes before its activation: the activated features that it is made from."""
+    found = call
+    while _LINEAR.search(found.kind) and _activation(found) == "linear":
+        grid = flow.grid(found.outputs[0])
+        alike = (
+            source for source in flow.sources(found.outputs[0]) if flow.spatial(source) and flow.grid(source) == grid
+        )
+        before = [made for source in alike if (made := _features(flow, source)) is not None]
+        if len(before) != 1:
+            return call
+        found = before[0]
+    return found
+
+
+def _activation(call: Call) -> str:
+    """The activation that a layer has as an argument."""
+    return getattr(getattr(call.layer, "activation", None), "__name__", "linear")
 
 
 def handle(flow: Flow, call: Call) -> Call:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.errors import ConditionError
-from camlucida.types import Array
+from camlucida.types import Array, Head
 from camlucida.xp import Xp
 
 Activation = Literal["softmax", "sigmoid", "none", "closed"]
@@ -73,6 +73,12 @@ def read(
     assert logits is not None
     answer = xp.exp(answer) if log else answer
     return of_classes(activation, logits, -logits, xp), of_classes(activation, answer, 1 - answer, xp)
+
+
+def head_of_classes(activation: Activation, head: Head, xp: Xp) -> Head:
+    """A linear head with a column for every class."""
+    weights = of_classes(activation, head.weights, -head.weights, xp)
+    return Head(weights, of_classes(activation, head.bias, -head.bias, xp))
 
 
 def of_classes(activation: Activation, values: Array, opposite: Array, xp: Xp) -> Array:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.engines import ends, host
-from camlucida.engines.base import Anatomy, Probes, Request
+from camlucida.engines.attention import Attended, Attending
+from camlucida.engines.base import Altered, Anatomy, Probes, Request, image_of
 from camlucida.engines.kept import Kept
 from camlucida.errors import CamlucidaError, ConditionError, RequestError, one_line
 from camlucida.trees import count, mapped, signature
@@ -24,7 +25,8 @@ class Function:
     """
 
     backend = "python"
-    serves = frozenset({Need.SCORES})
+    subject = "a function that only yields scores"
+    serves = frozenset({Need.IMAGE, Need.SCORES})
 
     def __init__(self, model: Callable[[Any], Any]) -> None:
         """Take a function; it is not called yet."""
@@ -44,6 +46,10 @@ class Function:
         """
         raise ConditionError(f"the function {self._name} has no layers that could be looked at")
 
+    def headed(self, layer: str, inputs: Any, output: str | None = None) -> bool:
+        """No: a function has no layers."""
+        return False
+
     def evidence(self, inputs: Any, request: Request) -> Evidence:
         """One call."""
         return host.evidence(request, self._answer(inputs, request.output), {}, {}, {})
@@ -52,6 +58,22 @@ class Function:
         """Scores ``(T, M)`` of masked inputs, as logits and as probabilities, in one call."""
         first = self.anatomy(inputs, probes.output).channels_first
         return host.judged(probes, self._answer(host.masked(_as_floats(inputs), probes, first), probes.output))
+
+    def tail(self, image: Any, altered: Altered) -> Mapping[Score, Array]:
+        """Nothing: a function has no layers.
+
+        Raises:
+            ConditionError: always.
+        """
+        raise ConditionError(f"the function {self._name} has no layers that could be altered")
+
+    def attention(self, inputs: Any, attending: Attending) -> Attended:
+        """Nothing: a function has no blocks.
+
+        Raises:
+            ConditionError: always.
+        """
+        raise ConditionError(f"the function {self._name} has no blocks whose attention could be looked at")
 
     def _study(self, inputs: Any, output: str | None) -> tuple[Anatomy, ends.Activation]:
         if output is not None:
@@ -105,13 +127,13 @@ class Function:
 
 def _as_floats(inputs: Any) -> Any:
     """The inputs with the image as float32, and with whatever else holds floating-point numbers so."""
-    image = host.image_of(inputs)
+    image = image_of(inputs)
     return mapped(lambda x: np.asarray(x, "float32") if x is image or x.dtype.kind == "f" else x, inputs)
 
 
 def _channels_first(inputs: Any) -> tuple[bool, tuple[int, ...]]:
     """Whether images can only be ``(C, H, W)``, and their shape."""
-    shape = host.image_of(inputs).shape[1:]
+    shape = image_of(inputs).shape[1:]
     return len(shape) == 3 and shape[0] in _COLOURS and shape[-1] not in _COLOURS, shape
 
 

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.engines import ends
-from camlucida.engines.base import Probes, Request, masks_over, raw_maps, score_both
+from camlucida.engines.base import Measured, Probes, Request, blended, image_of, masks_over, raw_maps, score_both
 from camlucida.engines.ends import Activation
-from camlucida.trees import leaves, mapped
-from camlucida.types import Array, Evidence, Grid, Score
+from camlucida.trees import mapped
+from camlucida.types import Array, Evidence, Grid, Head, Score
 
 Answer = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 """Scores and probabilities, ``(B, C)`` each; the latter None where there are none."""
@@ -36,27 +36,31 @@ def evidence(
     request: Request,
     answer: Answer,
     A: Mapping[str, NDArray[np.float32]],
-    heads: Mapping[str, NDArray[np.float32]],
+    heads: Mapping[str, Head],
     grids: Mapping[str, Grid],
+    ending: Activation = "none",
 ) -> Evidence:
     """What one forward pass without gradients yields.
 
     Args:
         A: per layer of the request, the activations ``(B, U, K)``.
-        heads: per layer, the weights ``(K, C)`` of the linear head, where they were asked for.
+        heads: per layer, the linear head behind it, where it was asked for.
         grids: per layer, how its U locations lie.
+        ending: how the model ends.
     """
     logits, probabilities = answer
     chosen = [target.choose(logits, target.parameters(len(logits)), np) for target in request.targets]
-    computed = [np.asarray(m, "float32") for m in raw_maps(request, A, {}, heads, chosen, np)]
+    measured = Measured(A, chosen, heads=heads, grids=grids, ending=ending)
+    computed = [mapped(lambda m: np.asarray(m, "float32"), made) for made in raw_maps(request, measured, np)]
     return Evidence(
         outputs=logits,
         probabilities=probabilities,
         chosen=chosen,
         scores=_scores(request.targets, answer, chosen),
-        maps=dict(zip(request.maps, computed, strict=True)),
+        maps=dict(zip(request.jobs, computed, strict=True)),
         strength={},
-        activations=A if request.activations else {},
+        activations={path: A[path] for path in request.activations},
+        gradients={},
         grids=grids,
     )
 
@@ -70,7 +74,9 @@ def masked(inputs: Any, probes: Probes, channels_first: bool) -> Any:
         rows = x[probes.rows]
         if x is not image:
             return rows
-        return rows * masks.astype(x.dtype if x.dtype.kind == "f" else "float32")
+        dtype = x.dtype if x.dtype.kind == "f" else "float32"
+        base = None if probes.base is None else probes.base[probes.rows].astype(dtype)
+        return blended(rows, masks.astype(dtype), base)
 
     return mapped(repeated, inputs)
 
@@ -79,12 +85,6 @@ def judged(probes: Probes, answer: Answer) -> dict[Score, Array]:
     """The scores ``(T, M)`` of masked inputs."""
     scores = _scores(probes.targets, answer, [classes[probes.rows] for classes in probes.chosen])
     return {kind: np.stack([score[kind] for score in scores]) for kind in ("logit", "probability")}
-
-
-def image_of(inputs: Any) -> NDArray[Any]:
-    """The image among several inputs: the one with the most axes."""
-    image: NDArray[Any] = max(leaves(inputs), key=lambda x: x.ndim)
-    return image
 
 
 def _scores(targets: Sequence[Any], answer: Answer, chosen: Sequence[Array]) -> list[dict[Score, Array]]:

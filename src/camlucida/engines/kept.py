@@ -5,15 +5,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
-_MOST = 32
-
 T = TypeVar("T")
 
 
 class Kept(Generic[T]):
-    """The things used last, by key. Two threads that ask for the same one get one, made once."""
+    """The `most` things used last, by key. Two threads that ask for the same one get one, made once."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 32) -> None:
+        self._most = most
         self._lock = threading.RLock()
         self._made: OrderedDict[Hashable, T] = OrderedDict()
 
@@ -25,7 +24,7 @@ class Kept(Generic[T]):
         with self._lock:
             if key not in self._made:
                 self._made[key] = make()
-                if len(self._made) > _MOST:
+                if len(self._made) > self._most:
                     self._made.popitem(last=False)
             self._made.move_to_end(key)
             return self._made[key]

@@ -6,11 +6,12 @@ from typing import Any
 
 import keras
 
-from camlucida.engines.base import Anatomy
+from camlucida.engines.base import INPUT, Anatomy, flat_image, image_of, image_size
+from camlucida.engines.choice import stages
 from camlucida.engines.keras_dry_run import DryRun, dry_run, pick_output
 from camlucida.engines.keras_end import End, check_head, find_end, linear_head
 from camlucida.engines.studied import OutputAnatomy
-from camlucida.types import Array, LayerInfo
+from camlucida.types import Array, Grid, LayerInfo
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,9 +20,21 @@ class KerasAnatomy(OutputAnatomy[End]):
 
     shapes: dict[str, tuple[int, ...]]
 
+    def grid(self, path: str, inputs: Any) -> Grid:
+        """How the locations of a layer lie, or those of the image."""
+        shape = tuple(image_of(inputs).shape[1:])
+        return image_size(shape, self.anatomy.channels_first) if path == INPUT else self.grids[path]
+
+    def shape(self, path: str, inputs: Any) -> tuple[int | None, ...]:
+        """The shape of what a layer yields for these inputs, or of the image."""
+        image = image_of(inputs)
+        return (image.shape[0], *(image.shape[1:] if path == INPUT else self.shapes[path]))
+
     def flat(self, path: str, x: Array) -> Array:
         """What a layer yields, as float32 ``(B, U, K)``; the sizes are a dry run's, since a trace may not know them."""
         x = keras.ops.cast(x, "float32")
+        if path == INPUT:
+            return flat_image(x, self.anatomy.channels_first, keras.ops)
         if self.anatomy.channels_first:
             x = keras.ops.moveaxis(x, 1, -1)
         return keras.ops.reshape(
@@ -35,6 +48,7 @@ def study(model: Any, inputs: Any, output: str | None) -> KerasAnatomy:
     name = _name(run, output)
     end = find_end(run, name)
     chosen, reason = run.chosen[name]
+    passed = tuple(call.path for call in stages(run.flow, chosen)) if chosen else ()
     calls = {call.path: call for call in run.flow.calls}
     shapes = {path: tuple(map(int, run.tensors[call.outputs[0]].shape))[1:] for path, call in calls.items()}
     grids = {path: run.flow.grid(call.outputs[0]) for path, call in calls.items()}
@@ -54,7 +68,8 @@ def study(model: Any, inputs: Any, output: str | None) -> KerasAnatomy:
     classes = (2 if one_unit else int(shape[-1])) if len(shape) == 2 else None
     told = (end.note,) if end.note else ()
     notes = {"notes": told} if end.activation == "none" else {"logit_notes": told}
-    anatomy = Anatomy(layers, tuple(filter(None, run.outputs)), classes, **notes, channels_first=run.channels_first)
+    named = tuple(filter(None, run.outputs))
+    anatomy = Anatomy(layers, named, classes, **notes, channels_first=run.channels_first, stages=passed)
     return KerasAnatomy(anatomy, calls, grids, end, chosen.path if chosen else None, shapes)
 
 

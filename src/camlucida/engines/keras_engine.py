@@ -6,23 +6,39 @@ A backend adds how a step is compiled (`_run`) and how scores are differentiated
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from camlucida.engines import ends
-from camlucida.engines.base import Probes, Request, masks_over, raw_maps, score_both
+from camlucida.engines import ends, keras_biases
+from camlucida.engines.attention import Attending, Blocks, Look
+from camlucida.engines.base import (
+    Altered,
+    Decomposition,
+    Measured,
+    Probes,
+    Request,
+    blended,
+    image_of,
+    masks_over,
+    raw_maps,
+    score_both,
+)
 from camlucida.engines.kept import Kept
 from camlucida.engines.keras_anatomy import KerasAnatomy, find_head, study
+from camlucida.engines.keras_attention import find_blocks, looked
 from camlucida.engines.keras_end import head_weights
 from camlucida.engines.keras_forward import Tap, forward
 from camlucida.engines.keras_steps import Body
+from camlucida.engines.keras_tail import altered_scores, broadcasts, check_shape
 from camlucida.engines.studied import StudyingEngine
 from camlucida.errors import ConditionError
-from camlucida.trees import count, leaves, mapped, signature
-from camlucida.types import Array, Evidence, Need, Score
+from camlucida.trees import count, mapped, signature
+from camlucida.types import Array, Differentiated, Evidence, Need, Rule, Score
+from camlucida.xp import Xp
 
 
 class Passed(NamedTuple):
@@ -37,49 +53,118 @@ class Passed(NamedTuple):
 Run = Callable[[Tap], Passed]
 """One forward pass with a tap at the explained layers."""
 
-Shapes = Mapping[str, tuple[int, ...]]
+Explained = Callable[[Passed], list[Array]]
+"""The scores ``(B,)`` of a pass that are to be differentiated."""
+
+Gradients = Mapping[str, Array | None]
+"""Per layer, a gradient with respect to what it yields; None where there is none."""
+
+Shapes = Mapping[str, tuple[int | None, ...]]
 """Per layer, the shape of what it yields for the batch."""
 
 
 class KerasEngine(StudyingEngine[KerasAnatomy]):
     """A Keras model on some backend."""
 
-    backend: str
-    serves = frozenset(Need)
+    serves = frozenset(
+        {
+            Need.WEIGHTS,
+            Need.HEAD,
+            Need.ACTIVATIONS,
+            Need.GRADIENT,
+            Need.CURVATURE,
+            Need.GRID,
+            Need.IMAGE,
+            Need.SCORES,
+            Need.TAIL,
+            Need.VIEWS,
+            Need.ATTENTION,
+            Need.BIASES,
+        }
+    )
+    xp: Xp = keras.ops
 
     def __init__(self, model: Any) -> None:
         """Take a Keras model; nothing is run yet."""
         super().__init__(model)
         self._heads: Kept[list[Any]] = Kept()
+        self._repeated: Kept[bool] = Kept()
+        self._unguided: dict[Hashable, tuple[str, ...]] = {}
         self.traces = 0
         """How many compiled steps were traced so far; none where nothing is compiled."""
 
     def evidence(self, inputs: Any, request: Request) -> Evidence:
         """One forward pass, and one backward pass per target where a formula needs gradients."""
         known = self._study(inputs, request.output)
-        heads = {}
-        if request.needs(Need.WEIGHTS):
-            heads = {path: self._head(inputs, request.output, path) for path in request.layers}
-        keys = tuple(target.key for target in request.targets)
-        key = ("evidence", request.layers, keys, request.score, request.formulas, request.activations, request.output)
+        heads = {path: self._head(inputs, request.output, path) for path in request.headed}
         images = count(inputs)
         data = [target.parameters(images) for target in request.targets]
+        met = request.key, signature(inputs)
+
+        def body(x: Any, parameters: list[Array]) -> Any:
+            answer, unguided = self._evidence(x, parameters, request, known, heads)
+            if request.rule != "gradient":
+                self._unguided[met] = unguided  # told once for each compiled step, since names are no tensors
+            return answer
+
         with self._working():
-            answer = self._run(key, inputs, data, lambda x, p: self._evidence(x, p, request, known, heads))
+            answer = self._run(request.key, inputs, data, body)
             host = _on_host(answer, images)
-        host["maps"] = dict(zip(request.maps, host["maps"], strict=True))
-        return Evidence(grids={path: known.grids[path] for path in request.layers}, **host)
+        host["maps"] = dict(zip(request.jobs, host["maps"], strict=True))
+        grids = {path: known.grid(path, inputs) for path in request.layers}
+        return Evidence(grids=grids, unguided=self._unguided.get(met, ()), **host)
 
     def probe(self, inputs: Any, probes: Probes) -> Mapping[Score, Array]:
         """Scores ``(T, M)`` of masked inputs, as logits and as probabilities, in one forward pass."""
         known = self._study(inputs, probes.output)
-        keys = tuple(target.key for target in probes.targets)
-        data = [probes.rows, probes.masks, *probes.chosen]
-        key = ("probe", keys, probes.grid, probes.scaled, probes.output)
+        settled = zip(probes.targets, probes.chosen, strict=True)  # whether a class was given by rank is past
+        keys = tuple(target.fixed(chosen).key for target, chosen in settled)
+        base = [] if probes.base is None else [probes.base]
+        data = [probes.rows, probes.masks, *probes.chosen, *base]
+        key = ("probe", keys, probes.grid, probes.scaled, probes.output, bool(base))
         with self._working():
             answer = self._run(key, inputs, data, lambda x, parts: self._probe(x, parts, probes, known))
             scores = _on_host(answer, len(probes.rows))
         return {kind: np.stack([score[kind] for score in scores]) for kind in ("logit", "probability")}
+
+    def tail(self, image: Any, altered: Altered) -> Mapping[Score, Array]:
+        """Scores ``(T, M)`` of altered activations of a layer, for one image.
+
+        The model runs on that image alone, and what follows the layer sees a batch. Where that cannot be, the image is
+        repeated. Which of the two, is tried once per layer.
+        """
+        known = self._study(image, altered.output)
+        check_shape(altered, known)
+        xp = self.xp
+        data = [altered.activations, *altered.chosen]
+        asked = replace(altered, activations=None, chosen=())  # what is compiled keeps no arrays
+        tried = (signature(image), asked.output, asked.layer)
+        with self._working():
+            repeated = self._repeated.get(tried, lambda: not broadcasts(self._model, image, asked, known))
+
+            def body(x: Any, parts: list[Array]) -> list[dict[Score, Array]]:
+                return altered_scores(self._model, x, parts, asked, known, xp, repeated=repeated)
+
+            settled = zip(altered.targets, altered.chosen, strict=True)  # whether a class was given by rank is past
+            keys = tuple(target.fixed(chosen).key for target, chosen in settled)
+            key = ("tail", asked.layer, keys, asked.output, repeated)
+            answer = self._run(key, mapped(lambda x: x[:1], image), data, body)
+            scores = _on_host(answer, len(altered.activations))
+        return {kind: np.stack([score[kind] for score in scores]) for kind in ("logit", "probability")}
+
+    def biases(self, inputs: Any, request: Request, *, multiplied: bool = True) -> list[Decomposition]:
+        """What each score of a request is made of: one forward pass, and one backward pass for each of them."""
+        known = self._study(inputs, request.output)
+        data = [target.parameters(count(inputs)) for target in request.targets]
+
+        def body(x: Any, parameters: list[Array]) -> list[dict[str, Any]]:
+            return keras_biases.measured(
+                self._model, x, parameters, request, known, self._differentiated, self.xp, multiplied=multiplied
+            )
+
+        with self._working():
+            answer = self._run(("biases", multiplied, *request.key), inputs, data, body)
+            return keras_biases.decompositions(_on_host(answer, count(inputs)), known, inputs)
 
     @abstractmethod
     def _run(self, key: Hashable, inputs: Any, data: list[Array], body: Body) -> Any:
@@ -91,11 +176,21 @@ class KerasEngine(StudyingEngine[KerasAnatomy]):
 
     @abstractmethod
     def _differentiated(
-        self, run: Run, kind: Score, shapes: Shapes
-    ) -> tuple[Passed, dict[str, Array], list[dict[str, Array | None]]]:
-        """One forward pass, with what the layers yield and, per target, the gradients with respect to that.
+        self, run: Run, explained: Explained, curved: Sequence[Sequence[str]], shapes: Shapes, rule: Rule
+    ) -> tuple[Passed, dict[str, Array], list[Gradients], list[Gradients], tuple[str, ...]]:
+        """One forward pass, with what the layers yield and the derivatives of each explained score by that.
 
-        The gradient is None where the score does not depend on a layer.
+        Args:
+            run: the forward pass.
+            explained: the scores to differentiate, of what the pass yields.
+            curved: per score, the layers with respect to which second derivatives are wanted.
+            shapes: of what the layers yield.
+            rule: how the backward passes go.
+
+        Returns:
+            Per score its gradient, None where it does not depend on a layer; and its Hessian times what the layer
+            yields, where that is wanted. Last, the names of activations behind the layers that the rule does not know,
+            so that they keep their derivatives.
         """
 
     def _working(self) -> contextlib.AbstractContextManager[Any]:
@@ -109,39 +204,64 @@ class KerasEngine(StudyingEngine[KerasAnatomy]):
         request: Request,
         known: KerasAnatomy,
         heads: Mapping[str, list[Any]],
-    ) -> dict[str, Any]:
-        taps = {path: known.calls[path] for path in request.layers}
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        taps = {path: known.calls.get(path) for path in request.layers}
+        xp = self.xp
 
         def run(tap: Tap) -> Passed:
             logits, probabilities = forward(self._model, inputs, taps, tap, known.end, request.output)
             pairs = list(zip(request.targets, parameters, strict=True))
-            chosen = [target.choose(logits, p, keras.ops) for target, p in pairs]
+            chosen = [target.choose(logits, p, xp) for target, p in pairs]
             scores = [
-                score_both(target, logits, probabilities, c, keras.ops)
+                score_both(target, logits, probabilities, c, xp)
                 for target, c in zip(request.targets, chosen, strict=True)
             ]
             return Passed(logits, probabilities, chosen, scores)
 
-        gradients: list[dict[str, Array]] = []
-        if request.needs(Need.GRADIENT):
-            shapes = {path: (leaves(inputs)[0].shape[0], *known.shapes[path]) for path in request.layers}
-            passed, kept, found = self._differentiated(run, request.score, shapes)
-            gradients = [_complete(gradient) for gradient in found]
+        def explained(passed: Passed) -> list[Array]:
+            """Made anew of the outputs, outside of the pass and the rules that its functions may go by."""
+            outputs, probabilities = passed.outputs, passed.probabilities
+            both = (score_both(request.targets[t], outputs, probabilities, passed.chosen[t], xp) for t in wanted)
+            return [score[request.scores[t]] for t, score in zip(wanted, both, strict=True)]
+
+        G: dict[tuple[str, int], Array] = {}
+        H_A: dict[tuple[str, int], Array] = {}
+        wanted = request.differentiated
+        if wanted:
+            shapes = {path: known.shape(path, inputs) for path in request.layers}
+            passed, kept, gradients, curvatures, unguided = self._differentiated(
+                run,
+                explained,
+                request.curved,
+                shapes,
+                request.rule,
+            )
+            for t, gradient, curvature in zip(wanted, gradients, curvatures, strict=True):
+                G |= {(path, t): known.flat(path, g) for path, g in _complete(gradient).items()}
+                H_A |= {(path, t): known.flat(path, h) for path, h in curvature.items()}
         else:
             passed, kept = _kept(run)
+            unguided = ()
         A = {path: known.flat(path, output) for path, output in kept.items()}
-        G = {(path, t): known.flat(path, g) for t, found in enumerate(gradients) for path, g in found.items()}
-        weights = {path: _class_weights(head, A[path], known) for path, head in heads.items()}
-        return {
-            **passed._asdict(),
-            "maps": raw_maps(request, A, G, weights, passed.chosen, keras.ops),
-            "strength": {key: keras.ops.max(keras.ops.abs(g), axis=(1, 2)) for key, g in G.items()},
-            "activations": A if request.activations else {},
+        ending = known.end.activation
+        grids = {path: known.grid(path, inputs) for path in request.layers}
+        weights = {
+            path: ends.head_of_classes(ending, head_weights(head, A[path].shape[-1]), keras.ops)
+            for path, head in heads.items()
         }
+        answer = {
+            **passed._asdict(),
+            "maps": raw_maps(request, Measured(A, passed.chosen, G, H_A, weights, grids, ending), xp),
+            "strength": {key: xp.max(xp.abs(g), axis=(1, 2)) for key, g in G.items()},
+            "activations": {path: A[path] for path in request.activations},
+            "gradients": {key: G[key] for key in request.gradients},
+        }
+        return answer, unguided
 
     def _probe(self, inputs: Any, parts: list[Array], probes: Probes, known: KerasAnatomy) -> list[dict[Score, Array]]:
         rows, masks, *chosen = parts
-        image = max(leaves(inputs), key=lambda x: len(x.shape))
+        base = chosen.pop() if probes.base is not None else None
+        image = image_of(inputs)
         shape = tuple(int(n) for n in image.shape[1:])
         masks = masks_over(shape, masks, probes, known.anatomy.channels_first, keras.ops)
 
@@ -150,15 +270,40 @@ class KerasEngine(StudyingEngine[KerasAnatomy]):
             if x is not image:
                 return repeated
             dtype = x.dtype if keras.backend.is_float_dtype(x.dtype) else masks.dtype
-            return keras.ops.cast(repeated, dtype) * keras.ops.cast(masks, dtype)
+            shown = None if base is None else keras.ops.cast(keras.ops.take(base, rows, axis=0), dtype)
+            return blended(keras.ops.cast(repeated, dtype), keras.ops.cast(masks, dtype), shown)
 
         logits, probabilities = forward(
             self._model, mapped(masked, inputs), {}, lambda _, x: x, known.end, probes.output
         )
         pairs = zip(probes.targets, chosen, strict=True)
         return [
-            score_both(target, logits, probabilities, keras.ops.take(c, rows, axis=0), keras.ops) for target, c in pairs
+            score_both(target, logits, probabilities, keras.ops.take(c, rows, axis=0), self.xp) for target, c in pairs
         ]
+
+    def _find_blocks(self, image: Any, output: str | None) -> Blocks:
+        with self._working():
+            return find_blocks(self._model, image)
+
+    def _attended(
+        self,
+        inputs: Any,
+        attending: Attending,
+        blocks: Blocks,
+        gradient: Differentiated | None,
+        looks: Sequence[Look],
+    ) -> list[list[Array]]:
+        known = self._study(inputs, attending.output)
+        plain = replace(attending, chosen=())  # what is compiled keeps no arrays
+
+        def body(x: Any, chosen: list[Array]) -> list[list[Array]]:
+            derive = self._differentiated
+            return looked(self._model, x, chosen, plain, known, blocks, gradient, looks, derive, self.xp)
+
+        with self._working():
+            answer = self._run((attending.key, gradient), inputs, list(attending.chosen), body)
+            found: list[list[Array]] = _on_host(answer, count(inputs))
+            return found
 
     def _study(self, inputs: Any, output: str | None) -> KerasAnatomy:
         def make() -> KerasAnatomy:
@@ -175,12 +320,6 @@ class KerasEngine(StudyingEngine[KerasAnatomy]):
         return self._heads.get((signature(inputs), output, path), make)
 
 
-def _class_weights(head: list[Any], A: Array, known: KerasAnatomy) -> Array:
-    """The weights ``(K, C)`` from the channel averages to the scores, as they are now."""
-    weights = head_weights(head, A.shape[-1]).weights
-    return ends.of_classes(known.end.activation, weights, -weights, keras.ops)
-
-
 def _kept(run: Run) -> tuple[Passed, dict[str, Array]]:
     """One forward pass with what the layers yield, where no gradient is wanted."""
     kept: dict[str, Array] = {}
@@ -192,10 +331,11 @@ def _kept(run: Run) -> tuple[Passed, dict[str, Array]]:
     return run(tap), kept
 
 
-def _complete(gradients: Mapping[str, Array | None]) -> dict[str, Array]:
+def _complete(gradients: Gradients) -> dict[str, Array]:
     for path, gradient in gradients.items():
         if gradient is None:
-            raise ConditionError(f"the score does not depend on layer {path!r}; choose one on the way to it")
+            where = f"layer {path!r}; choose one on the way to it" if path else "the image"
+            raise ConditionError(f"the score does not depend on {where}")
     return dict(gradients)
 
 

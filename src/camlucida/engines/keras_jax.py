@@ -10,7 +10,7 @@ long run is at most one more. A batch size that is a power of two wastes nothing
 """
 
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -19,16 +19,18 @@ import keras
 import numpy as np
 
 from camlucida.engines.kept import Kept
-from camlucida.engines.keras_engine import KerasEngine, Passed, Run, Shapes
+from camlucida.engines.keras_engine import Explained, Gradients, KerasEngine, Passed, Run, Shapes
+from camlucida.engines.keras_jax_rules import Ruled
 from camlucida.engines.keras_steps import Body, flattened, tensor
 from camlucida.trees import leaves, signature
-from camlucida.types import Array, Score
+from camlucida.types import Array, Need, Rule
 
 
 class KerasJax(KerasEngine):
     """A Keras model on JAX."""
 
     backend = "jax"
+    serves = KerasEngine.serves | {Need.RULES}
 
     def __init__(self, model: Any) -> None:
         """Take a Keras model; nothing is run yet."""
@@ -54,28 +56,44 @@ class KerasJax(KerasEngine):
         return compiled([v.value for v in variables], arrays)
 
     def _differentiated(
-        self, run: Run, kind: Score, shapes: Shapes
-    ) -> tuple[Passed, dict[str, Array], list[dict[str, Array | None]]]:
+        self, run: Run, explained: Explained, curved: Sequence[Sequence[str]], shapes: Shapes, rule: Rule
+    ) -> tuple[Passed, dict[str, Array], list[Gradients], list[Gradients], tuple[str, ...]]:
+        assert rule == "gradient" or not any(curved), curved
         reached: set[str] = set()
 
-        def scores(zeros: dict[str, Array]) -> tuple[list[Array], tuple[Passed, dict[str, Array]]]:
+        def passing(zeros: dict[str, Array]) -> tuple[Passed, dict[str, Array]]:
             kept: dict[str, Array] = {}
 
             def tap(path: str, output: Array) -> Array:
                 kept[path] = output + zeros[path].astype(output.dtype)
                 return _noticed(lambda: reached.add(path), kept[path])
 
-            passed = run(tap)
-            return [score[kind] for score in passed.scores], (passed, kept)
+            return run(tap), kept
 
         zeros = {path: jnp.zeros(shape) for path, shape in shapes.items()}
+        passes = passing if rule == "gradient" else Ruled(passing, zeros, rule)
+
+        def scores(zeros: dict[str, Array]) -> tuple[list[Array], tuple[Passed, dict[str, Array]]]:
+            passed, kept = passes(zeros)
+            return explained(passed), (passed, kept)
+
         values, pull, (passed, kept) = jax.vjp(scores, zeros, has_aux=True)
-        gradients: list[dict[str, Array | None]] = []
+        gradients: list[Gradients] = []
         for t in range(len(values)):
             reached.clear()
             (found,) = pull([jnp.full_like(value, i == t) for i, value in enumerate(values)])
             gradients.append({path: g if path in reached else None for path, g in found.items()})
-        return passed, kept, gradients
+        curvatures: list[Gradients] = [
+            {path: _along(scores, t, zeros, path, kept[path]) for path in paths} for t, paths in enumerate(curved)
+        ]
+        return passed, kept, gradients, curvatures, passes.unguided if isinstance(passes, Ruled) else ()
+
+
+def _along(scores: Callable[..., Any], t: int, zeros: dict[str, Array], path: str, A: Array) -> Array:
+    """The Hessian of a score with respect to what a layer yields, times A: how the gradient changes along A."""
+    gradient = jax.grad(lambda zero: jnp.sum(scores({**zeros, path: zero})[0][t]))
+    (_, along) = jax.jvp(gradient, (zeros[path],), (A.astype(zeros[path].dtype),))
+    return along
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -5,22 +5,27 @@ another batch size or an odd last batch runs the same graph. The tape watches th
 that the backward pass ends there.
 """
 
-from collections.abc import Hashable
-from typing import Any
+import contextlib
+from collections.abc import Hashable, Sequence
+from typing import Any, cast
 
 import tensorflow as tf
 
+from camlucida.engines import keras_tensorflow_relevance, keras_tensorflow_rules, keras_tensorflow_xp
 from camlucida.engines.kept import Kept
-from camlucida.engines.keras_engine import KerasEngine, Passed, Run, Shapes
+from camlucida.engines.keras_engine import Explained, Gradients, KerasEngine, Passed, Run, Shapes
 from camlucida.engines.keras_steps import Body, flattened, tensor
 from camlucida.trees import leaves, signature
-from camlucida.types import Array, Score
+from camlucida.types import Array, Need, Rule
+from camlucida.xp import Xp
 
 
 class KerasTensorFlow(KerasEngine):
     """A Keras model on TensorFlow."""
 
     backend = "tensorflow"
+    serves = KerasEngine.serves | {Need.RULES, Need.RELEVANCE}
+    xp = cast(Xp, keras_tensorflow_xp)
 
     def __init__(self, model: Any) -> None:
         """Take a Keras model; nothing is run yet."""
@@ -43,20 +48,67 @@ class KerasTensorFlow(KerasEngine):
         return self._steps.get((key, signature(inputs)), trace)(*tensors)
 
     def _differentiated(
-        self, run: Run, kind: Score, shapes: Shapes
-    ) -> tuple[Passed, dict[str, Array], list[dict[str, Array | None]]]:
+        self, run: Run, explained: Explained, curved: Sequence[Sequence[str]], shapes: Shapes, rule: Rule
+    ) -> tuple[Passed, dict[str, Array], list[Gradients], list[Gradients], tuple[str, ...]]:
+        if rule != "gradient":
+            assert not any(curved), curved
+            return _by_rule(run, explained, rule)
         kept: dict[str, Array] = {}
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        outer: Any = _tape() if any(curved) else contextlib.nullcontext()
+        with outer as second:
+            with _tape() as first:
 
-            def tap(path: str, output: Array) -> Array:
-                tape.watch(output)
-                kept[path] = output
-                return output
+                def tap(path: str, output: Array) -> Array:
+                    for tape in (first, second):
+                        if tape is not None:
+                            tape.watch(output)
+                    kept[path] = output
+                    return output
 
-            passed = run(tap)
-        return passed, kept, [_dense(tape.gradient(score[kind], kept)) for score in passed.scores]
+                passed = run(tap)
+                scores = explained(passed)
+            gradients = [_dense(first.gradient(score, kept)) for score in scores]
+            along = [
+                {path: _along(gradient[path], kept[path]) for path in paths}
+                for gradient, paths in zip(gradients, curved, strict=True)
+            ]
+        zero = tf.UnconnectedGradients.ZERO
+        curvatures: list[Gradients] = [
+            _dense({path: second.gradient(one, kept[path], unconnected_gradients=zero) for path, one in each.items()})
+            for each in along
+        ]
+        return passed, kept, gradients, curvatures, ()
 
 
-def _dense(gradients: dict[str, Array | None]) -> dict[str, Array | None]:
+def _by_rule(
+    run: Run, explained: Explained, rule: Rule
+) -> tuple[Passed, dict[str, Array], list[Gradients], list[Gradients], tuple[str, ...]]:
+    kept: dict[str, Array] = {}
+
+    def tap(path: str, output: Array) -> Array:
+        kept[path] = output
+        return output
+
+    if rule == "relevance":
+        passed = run(tap)
+        shares = [keras_tensorflow_relevance.relevances(score, passed.outputs, kept) for score in explained(passed)]
+        return passed, kept, [*shares], [{} for _ in shares], ()
+    with keras_tensorflow_rules.ruled(rule):
+        passed = run(tap)
+    unguided = keras_tensorflow_rules.unguided(passed.outputs, kept)
+    gradients = [_dense(keras_tensorflow_rules.gradients(score, kept)) for score in explained(passed)]
+    return passed, kept, gradients, [{} for _ in gradients], unguided
+
+
+def _tape() -> tf.GradientTape:
+    return tf.GradientTape(persistent=True, watch_accessed_variables=False)
+
+
+def _along(G: Array | None, A: Array) -> Array:
+    """``Σ G ∘ A`` with A held fast: its gradient with respect to A is the Hessian times A."""
+    return tf.zeros(()) if G is None else tf.reduce_sum(G * tf.stop_gradient(A))
+
+
+def _dense(gradients: Gradients) -> Gradients:
     """They may be sparse, where the tail picks some of the values."""
     return {path: None if g is None else tf.convert_to_tensor(g) for path, g in gradients.items()}

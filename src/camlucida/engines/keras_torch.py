@@ -6,35 +6,41 @@ written, and the caller's grad mode is the same before and after, also where it 
 """
 
 import contextlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import keras
 import torch
 
-from camlucida.engines.keras_engine import KerasEngine, Passed, Run, Shapes
+from camlucida.engines.keras_engine import Explained, Gradients, KerasEngine, Passed, Run, Shapes
 from camlucida.engines.keras_steps import Body, tensor
 from camlucida.engines.torch_gradients import Cut
+from camlucida.engines.torch_relevance import rules_of
 from camlucida.trees import mapped
-from camlucida.types import Array, Score
+from camlucida.types import Array, Need, Rule
 
 
 class KerasTorch(KerasEngine):
     """A Keras model on torch."""
 
     backend = "torch"
+    serves = KerasEngine.serves | {Need.RULES, Need.RELEVANCE}
 
     def _run(self, key: Hashable, inputs: Any, data: list[Array], body: Body) -> Any:
         return body(mapped(tensor, inputs), [keras.ops.convert_to_tensor(x) for x in data])
 
     def _differentiated(
-        self, run: Run, kind: Score, shapes: Shapes
-    ) -> tuple[Passed, dict[str, Array], list[dict[str, Array | None]]]:
+        self, run: Run, explained: Explained, curved: Sequence[Sequence[str]], shapes: Shapes, rule: Rule
+    ) -> tuple[Passed, dict[str, Array], list[Gradients], list[Gradients], tuple[str, ...]]:
         cut = Cut()
-        with torch.no_grad():
+        rules = rules_of(rule, self._model)
+        with torch.no_grad(), rules.watching() if rules else contextlib.nullcontext():
             passed = run(cut.tap)
-        gradients = cut.gradients([score[kind] for score in passed.scores])
-        return passed, {path: output.detach() for path, output in cut.kept.items()}, gradients
+        names = rules.settle(passed.outputs) if rules else ()
+        with torch.enable_grad():
+            scores = explained(passed)
+        gradients, curvatures = cut.derivatives(scores, curved)
+        return passed, {path: output.detach() for path, output in cut.kept.items()}, [*gradients], [*curvatures], names
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:

@@ -8,14 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.engines import ends, host
-from camlucida.engines.base import Anatomy, Probes, Request
+from camlucida.engines.base import (
+    INPUT,
+    Altered,
+    Anatomy,
+    Probes,
+    Request,
+    flat_image,
+    image_of,
+    image_size,
+    score_both,
+)
+from camlucida.engines.choice import stages
 from camlucida.engines.kept import Kept
 from camlucida.engines.onnx_dry_run import DryRun, addressed, dry_run, flat
 from camlucida.engines.onnx_end import End, find_end, linear_head
 from camlucida.engines.onnx_model import OnnxModel
+from camlucida.engines.onnx_tail import Tail, cut
 from camlucida.engines.studied import OutputAnatomy, StudyingEngine
 from camlucida.trees import mapped, signature
-from camlucida.types import Array, Evidence, LayerInfo, Need, Score
+from camlucida.types import Array, Evidence, Head, LayerInfo, Need, Score
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,29 +48,58 @@ class Onnx(StudyingEngine[OnnxAnatomy]):
     """A network in ONNX."""
 
     backend = "onnx"
-    serves = frozenset({Need.WEIGHTS, Need.PROBES, Need.SCORES})
+    subject = "a model in ONNX"
+    serves = frozenset({Need.WEIGHTS, Need.HEAD, Need.ACTIVATIONS, Need.GRID, Need.IMAGE, Need.SCORES, Need.TAIL})
 
     def __init__(self, model: OnnxModel) -> None:
         """Take a network; nothing is run yet."""
         super().__init__(model)
-        self._heads: Kept[NDArray[np.float32]] = Kept()
+        self._heads: Kept[Head] = Kept()
+        self._tails: Kept[Tail] = Kept(4)  # each holds a copy of its weights
 
     def evidence(self, inputs: Any, request: Request) -> Evidence:
         """One forward pass."""
         known = self._study(inputs, request.output)
-        heads = {}
-        if request.needs(Need.WEIGHTS):
-            heads = {path: self._head(inputs, request.output, path) for path in request.layers}
-        tensors = {path: known.tensors[path] for path in request.layers}
+        heads = {path: self._head(inputs, request.output, path) for path in request.headed}
+        tensors = {path: known.tensors[path] for path in request.layers if path != INPUT}
         answer, values = self._run(inputs, known, list(tensors.values()))
         A = {path: flat(values[tensor], known.axes[path]) for path, tensor in tensors.items()}
-        return host.evidence(request, answer, A, heads, {path: known.grids[path] for path in request.layers})
+        grids = {path: known.grids[path] for path in tensors}
+        if INPUT in request.layers:
+            image, first = np.asarray(image_of(inputs), "float32"), known.anatomy.channels_first
+            A[INPUT], grids[INPUT] = flat_image(image, first, np), image_size(image.shape[1:], first)
+        return host.evidence(request, answer, A, heads, grids, known.end.activation)
 
     def probe(self, inputs: Any, probes: Probes) -> Mapping[Score, Array]:
         """Scores ``(T, M)`` of masked inputs, as logits and as probabilities, in one forward pass."""
         known = self._study(inputs, probes.output)
         masked = host.masked(mapped(np.asarray, inputs), probes, known.anatomy.channels_first)
         return host.judged(probes, self._run(masked, known, [])[0])
+
+    def tail(self, image: Any, altered: Altered) -> Mapping[Score, Array]:
+        """Scores ``(T, M)`` of altered activations of a layer, for one image.
+
+        What follows the layer is cut off as a network of its own, once per layer, and what it needs of the image beside
+        the activations is made by one run on that image.
+
+        Raises:
+            ConditionError: the score does not depend on the layer.
+        """
+        known = self._study(image, altered.output)
+        names = list(dict.fromkeys([known.output, known.end.logits]))
+
+        def make() -> Tail:
+            run = dry_run(self._model, image, altered.output)
+            return cut(self._model, image, run, altered.layer, known.tensors[altered.layer], names)
+
+        key = (signature(mapped(np.asarray, image)), altered.output, altered.layer)
+        made = self._tails.get(key, make).answers(self._model, image, altered.activations)
+        values = dict(zip(names, made, strict=True))
+        answer = known.end.read(values[known.output], values[known.end.logits])
+        pairs = zip(altered.targets, altered.chosen, strict=True)
+        chosen = [(target, np.repeat(classes, len(altered.activations), axis=0)) for target, classes in pairs]
+        scores = [score_both(target, *answer, classes, np) for target, classes in chosen]
+        return {kind: np.stack([score[kind] for score in scores]) for kind in ("logit", "probability")}
 
     def _run(self, inputs: Any, known: OnnxAnatomy, tensors: list[str]) -> tuple[host.Answer, dict[str, Any]]:
         """Scores and probabilities, and the values of some tensors."""
@@ -70,14 +111,13 @@ class Onnx(StudyingEngine[OnnxAnatomy]):
         key = (signature(mapped(np.asarray, inputs)), output)
         return self._studied.get(key, lambda: _studied(dry_run(self._model, inputs, output), self._model))
 
-    def _head(self, inputs: Any, output: str | None, path: str) -> NDArray[np.float32]:
-        """The weights ``(K, C)`` behind a layer, which stand in the file and so are read once."""
+    def _head(self, inputs: Any, output: str | None, path: str) -> Head:
+        """The linear head behind a layer, which stand in the file and so are read once."""
 
-        def make() -> NDArray[np.float32]:
+        def make() -> Head:
             run = dry_run(self._model, inputs, output)
             end = find_end(run)
-            weights = linear_head(run, addressed(run.flow.calls)[path], end).weights
-            return np.asarray(ends.of_classes(end.activation, weights, -weights, np))
+            return ends.head_of_classes(end.activation, linear_head(run, addressed(run.flow.calls)[path], end), np)
 
         return self._heads.get((path, output), make)
 
@@ -106,8 +146,9 @@ def _studied(run: DryRun, model: OnnxModel) -> OnnxAnatomy:
     classes = (2 if shape[1] == 1 and end.activation == "sigmoid" else int(shape[1])) if len(shape) == 2 else None
     told = (end.note,) if end.note else ()
     notes = {"notes": told} if end.activation == "none" else {"logit_notes": told}
+    passed = tuple(call.path for call in stages(run.flow, chosen)) if chosen else ()
     outputs = model.outputs if len(model.outputs) > 1 else ()
-    anatomy = Anatomy(layers, outputs, classes, **notes, channels_first=model.channels_first)
+    anatomy = Anatomy(layers, outputs, classes, **notes, channels_first=model.channels_first, stages=passed)
     return OnnxAnatomy(anatomy, calls, grids, end, chosen.path if chosen else None, run.output, tensors, axes)
 
 

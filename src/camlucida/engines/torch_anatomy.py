@@ -1,11 +1,12 @@
 """What stays of a dry run of a torch module: addresses, layouts, the choice of layer, end and heads. No tensors."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from camlucida.engines import ends
-from camlucida.engines.base import Anatomy
-from camlucida.engines.choice import Call, handle
+from camlucida.engines import ends, torch_xp
+from camlucida.engines.base import INPUT, Anatomy, flat_image, image_of, image_size
+from camlucida.engines.choice import Call, handle, stages
 from camlucida.engines.studied import OutputAnatomy
 from camlucida.engines.torch_dry_run import dry_run
 from camlucida.engines.torch_end import End, find_end, head_weights, linear_head
@@ -14,7 +15,7 @@ from camlucida.engines.torch_layout import Layout, flat, picture_axis
 from camlucida.engines.torch_outputs import Which
 from camlucida.engines.torch_record import Record
 from camlucida.trees import leaves
-from camlucida.types import LayerInfo
+from camlucida.types import Grid, LayerInfo
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,6 +23,17 @@ class TorchAnatomy(OutputAnatomy[End]):
     """One output of a torch module, with how its tensors lie."""
 
     layouts: dict[str, Layout]
+
+    def flat(self, path: str, x: Any) -> Any:
+        """What a layer yields, or the image, as float32 ``(B, U, K)``."""
+        if path == INPUT:
+            return flat_image(x.float(), self.anatomy.channels_first, torch_xp)
+        return flat(x, self.layouts[path])
+
+    def grid(self, path: str, inputs: Any) -> Grid:
+        """How the locations of a layer lie, or those of the image."""
+        shape = tuple(image_of(inputs).shape[1:])
+        return image_size(shape, self.anatomy.channels_first) if path == INPUT else self.grids[path]
 
     def is_of(self, call: Call, layer: Any) -> bool:
         """Whether a call is one of this module."""
@@ -34,14 +46,8 @@ def study(model: Any, inputs: Any, output: Which) -> TorchAnatomy:
     end = find_end(run)
     calls = _addressed(run)
     layouts = {path: run.layouts[call.outputs[0]] for path, call in calls.items()}
-    auto = next(
-        (
-            path
-            for path, call in calls.items()
-            if chosen and call.outputs == chosen.outputs and call.layer is chosen.layer
-        ),
-        None,
-    )
+    passed = tuple(path for one in (stages(run.flow, chosen) if chosen else ()) if (path := _path(calls, one)))
+    auto = _path(calls, chosen) if chosen else None
     layers = tuple(
         LayerInfo(
             path, call.kind, layouts[path].grid, layouts[path].channels, path == auto, reason if path == auto else ""
@@ -55,10 +61,14 @@ def study(model: Any, inputs: Any, output: Which) -> TorchAnatomy:
     told = (end.note,) if end.note else ()
     notes = {"notes": told} if end.activation == "none" else {"logit_notes": told}
     first = picture_axis(max(leaves(inputs), key=lambda x: x.ndim).shape) == 1
-    anatomy = Anatomy(layers, run.names, classes, **notes, channels_first=first)
+    anatomy = Anatomy(layers, run.names, classes, **notes, channels_first=first, stages=passed)
     kept = {path: weakly(call) for path, call in calls.items()}
     grids = {path: layout.grid for path, layout in layouts.items()}
     return TorchAnatomy(anatomy, kept, grids, end.kept(), auto, layouts)
+
+
+def _path(calls: Mapping[str, Call], wanted: Call) -> str | None:
+    return next((path for path, c in calls.items() if c.outputs == wanted.outputs and c.layer is wanted.layer), None)
 
 
 def _addressed(run: Record) -> dict[str, Call]:
@@ -96,9 +106,9 @@ def find_head(model: Any, inputs: Any, output: Which, path: str) -> list[Call]:
 
     logits, _, taken = forward(model, inputs, {path: weakly(layer)}, tap, end, output, chain)
     A = flat(kept[path], run.layouts[layer.outputs[0]])
-    weights, bias = head_weights(taken, A.shape[-1], A.device)
-    if end.activation == "sigmoid" and weights.shape[-1] == 1:
+    head = head_weights(taken, A.shape[-1], A.device)
+    if end.activation == "sigmoid" and head.weights.shape[-1] == 1:
         logits = logits[:, 1:]
-    if not ends.is_head(*(x.cpu().numpy() for x in (A, weights, bias, logits))):
+    if not ends.is_head(*(x.cpu().numpy() for x in (A, head.weights, head.bias, logits))):
         raise ends.no_head(path, "what lies between it and the output is not linear")
     return [weakly(call) for call in chain]

@@ -12,7 +12,7 @@ from camlucida.engines import ends, torch_xp
 from camlucida.engines.choice import Call, handle
 from camlucida.engines.ends import Activation
 from camlucida.engines.torch_record import Record
-from camlucida.types import Array
+from camlucida.types import Array, Head
 
 _OPENED: dict[str, Activation] = {
     "softmax": "softmax",
@@ -117,9 +117,7 @@ def linear_head(run: Record, layer: Call, end: End) -> list[Call]:
     return chain
 
 
-def head_weights(
-    taken: Sequence[tuple[Array, Array | None]], channels: int, device: torch.device
-) -> tuple[Array, Array]:
+def head_weights(taken: Sequence[tuple[Array, Array | None]], channels: int, device: torch.device) -> Head:
     """The product of linear layers: ``(K, C)`` and ``(C,)``, float32, from their weights and biases."""
     weights = torch.eye(channels, device=device)
     bias = torch.zeros(channels, device=device)
@@ -128,7 +126,7 @@ def head_weights(
         weights, bias = weights @ kernel, bias @ kernel
         if own is not None:
             bias = bias + own.detach().float()
-    return weights, bias
+    return Head(weights, bias)
 
 
 def _size(run: Record, tensor: Hashable) -> int:

@@ -10,19 +10,45 @@ from typing import Any
 import torch
 
 from camlucida.engines import torch_xp
-from camlucida.engines.base import Altered, BoundTarget, Probes, Request, masks_over, score_both
+from camlucida.engines.attention import Attending, Blocks, Look
+from camlucida.engines.base import Altered, Decomposition, Probes, Request, blended, image_of, masks_over, score_both
 from camlucida.engines.choice import Call
 from camlucida.engines.kept import Kept
 from camlucida.engines.studied import StudyingEngine
 from camlucida.engines.torch_anatomy import TorchAnatomy, find_head, study
+from camlucida.engines.torch_attention import find_blocks, looked
+from camlucida.engines.torch_biases import decompositions
 from camlucida.engines.torch_calls import evaluating
+from camlucida.engines.torch_deeplift import by_layer, joined
 from camlucida.engines.torch_evidence import evidence
 from camlucida.engines.torch_forward import forward
 from camlucida.engines.torch_outputs import Which, check_rows
 from camlucida.engines.torch_tail import altered_scores, broadcasts
-from camlucida.errors import ModelError
-from camlucida.trees import leaves, mapped, signature
-from camlucida.types import Array, Evidence, Need, Score
+from camlucida.errors import ModelError, RequestError
+from camlucida.targets import BoundTarget
+from camlucida.trees import mapped, signature
+from camlucida.types import Array, Differentiated, Evidence, Need, Score
+
+_OPEN = frozenset(
+    {
+        Need.WEIGHTS,
+        Need.HEAD,
+        Need.ACTIVATIONS,
+        Need.GRADIENT,
+        Need.CURVATURE,
+        Need.GRID,
+        Need.IMAGE,
+        Need.SCORES,
+        Need.TAIL,
+        Need.VIEWS,
+        Need.ATTENTION,
+        Need.BIASES,
+        Need.RULES,
+        Need.RELEVANCE,
+        Need.DEEPLIFT,
+    }
+)
+_CLOSED = frozenset({Need.IMAGE, Need.SCORES})
 
 
 class Torch(StudyingEngine[TorchAnatomy]):
@@ -36,8 +62,13 @@ class Torch(StudyingEngine[TorchAnatomy]):
         self._heads: Kept[list[Call]] = Kept()
         self._overruled: set[Hashable] = set()
         self._repeated: Kept[bool] = Kept()
-        closed = isinstance(model, torch.jit.ScriptModule)  # no hook reaches into it
-        self.serves = frozenset({Need.SCORES}) if closed else frozenset(Need)
+        self._closed = isinstance(model, torch.jit.ScriptModule)  # no hook reaches into it
+        self.serves = _CLOSED if self._closed else _OPEN
+
+    @property
+    def subject(self) -> str:
+        """What it works on, as error messages call it."""
+        return "a TorchScript model" if self._closed else super().subject
 
     @property
     def _structure(self) -> Hashable:
@@ -46,28 +77,37 @@ class Torch(StudyingEngine[TorchAnatomy]):
 
     def evidence(self, inputs: Any, request: Request) -> Evidence:
         """One forward pass, and one backward pass per target where a formula needs gradients."""
+        if request.rule == "deeplift" and len(request.layers) > 1:
+            return joined([self.evidence(inputs, part) for part in by_layer(request)])
         known = self._study(inputs, request.output)
-        heads = {
-            path: self._head(inputs, request.output, path) for path in request.layers if request.needs(Need.WEIGHTS)
-        }
+        heads = {path: self._head(inputs, request.output, path) for path in request.headed}
         with evaluating(self._model):
             key = (self._structure, request.layers, request.output)
-            answer = None
-            if key not in self._overruled:
-                answer = evidence(self._model, self._placed(inputs), request, known, heads, overrule=False)
+            answer = None if key in self._overruled else self._unaided(inputs, request, known, heads)
             if answer is None:
                 self._overruled.add(key)
                 answer = evidence(self._model, self._placed(inputs), request, known, heads, overrule=True)
             host = mapped(_on_host, answer)
-        host["maps"] = dict(zip(request.maps, host["maps"], strict=True))
-        return Evidence(grids={path: known.grids[path] for path in request.layers}, **host)
+        host["maps"] = dict(zip(request.jobs, host["maps"], strict=True))
+        return Evidence(grids={path: known.grid(path, inputs) for path in request.layers}, **host)
+
+    def _unaided(
+        self, inputs: Any, request: Request, known: TorchAnatomy, heads: Mapping[str, list[Call]]
+    ) -> dict[str, Any] | None:
+        """What the model's own code lets be recorded; None where that is to be overruled."""
+        try:
+            return evidence(self._model, self._placed(inputs), request, known, heads, overrule=False)
+        except RequestError as error:
+            if "nference tensors" not in str(error.__cause__):
+                raise
+            return None  # what the model makes in inference mode cannot be recorded, and torch fails on it
 
     def probe(self, inputs: Any, probes: Probes) -> Mapping[Score, Array]:
         """Scores ``(T, M)`` of masked inputs, as logits and as probabilities, in one forward pass."""
         known = self._study(inputs, probes.output)
         with evaluating(self._model):
             given = self._placed(inputs)
-            image = max(leaves(given), key=lambda x: x.ndim)
+            image = image_of(given)
             rows = torch.tensor(probes.rows, device=image.device).long()
             flat_masks = torch.tensor(probes.masks, device=image.device)
             masks = masks_over(image.shape[1:], flat_masks, probes, known.anatomy.channels_first, torch_xp)
@@ -76,7 +116,9 @@ class Torch(StudyingEngine[TorchAnatomy]):
                 repeated = x.index_select(0, rows)
                 if x is not image:
                     return repeated
-                return repeated * masks.to(x.dtype if x.is_floating_point() else masks.dtype)
+                dtype = x.dtype if x.is_floating_point() else masks.dtype
+                base = None if probes.base is None else torch.tensor(probes.base, device=x.device).to(dtype)
+                return blended(repeated, masks.to(dtype), None if base is None else base.index_select(0, rows))
 
             logits, probabilities, _ = forward(
                 self._model, mapped(masked, given), {}, lambda _, x: x, known.end, probes.output
@@ -98,6 +140,30 @@ class Torch(StudyingEngine[TorchAnatomy]):
             repeated = self._repeated.get(key, lambda: not broadcasts(self._model, given, altered, known))
             answer = altered_scores(self._model, given, altered, known, repeated=repeated)
             return _scores(altered.targets, altered.chosen, *answer, torch.zeros(len(answer[0]), dtype=torch.long))
+
+    def biases(self, inputs: Any, request: Request, *, multiplied: bool = True) -> list[Decomposition]:
+        """What each score of a request is made of: one forward pass, and one backward pass for each of them."""
+        known = self._study(inputs, request.output)
+        with evaluating(self._model):
+            return decompositions(self._model, lambda: self._placed(inputs), request, known, multiplied=multiplied)
+
+    def _find_blocks(self, image: Any, output: Which) -> Blocks:
+        known = self._study(image, output)
+        with evaluating(self._model):
+            return find_blocks(self._model, self._placed(image, 1), output, known)
+
+    def _attended(
+        self,
+        inputs: Any,
+        attending: Attending,
+        blocks: Blocks,
+        gradient: Differentiated | None,
+        looks: Sequence[Look],
+    ) -> list[list[Array]]:
+        known = self._study(inputs, attending.output)
+        with evaluating(self._model):
+            made = looked(self._model, self._placed(inputs), attending, known, blocks, gradient, looks)
+            return [[_on_host(x) for x in each] for each in made]
 
     def _placed(self, inputs: Any, count: int | None = None) -> Any:
         """Inputs as tensors, where the model's parameters are; real numbers in their precision."""
@@ -146,8 +212,8 @@ def _scores(
     return {kind: _on_host(torch.stack([score[kind] for score in scores])) for kind in kinds}
 
 
-def _on_host(x: Array | None) -> Array | None:
-    if x is None:
-        return None
+def _on_host(x: Any) -> Any:
+    if x is None or isinstance(x, str):
+        return x
     x = x.detach()
     return (x.float() if x.is_floating_point() else x).cpu().numpy()

@@ -6,17 +6,18 @@ from typing import Any
 import torch
 
 from camlucida.engines import ends, torch_xp
-from camlucida.engines.base import Request, raw_maps, score_both
+from camlucida.engines.base import Measured, Request, raw_maps, score_both
 from camlucida.engines.choice import Call
 from camlucida.engines.torch_anatomy import TorchAnatomy
+from camlucida.engines.torch_deeplift import Lifted, doubled, with_baseline
 from camlucida.engines.torch_end import head_weights
 from camlucida.engines.torch_forward import forward
 from camlucida.engines.torch_gradients import Cut
-from camlucida.engines.torch_layout import flat
 from camlucida.engines.torch_outputs import check_rows
+from camlucida.engines.torch_relevance import rules_of
 from camlucida.errors import ConditionError
 from camlucida.trees import count
-from camlucida.types import Array, Need
+from camlucida.types import Array, Head
 
 
 def evidence(
@@ -35,21 +36,31 @@ def evidence(
     Raises:
         ConditionError: the score does not depend on a layer.
     """
-    differentiating = request.needs(Need.GRADIENT)
+    wanted = request.differentiated
+    differentiating = bool(wanted)
+    lifting = differentiating and request.rule == "deeplift"
+    images = count(inputs)
+    rules = Lifted(images) if lifting else rules_of(request.rule, model) if differentiating else None
     cut = Cut()
 
     def tap(path: str, x: Array) -> Array:
+        if lifting:
+            return with_baseline(cut.tap(path, x[:images]), x[:images], known.layouts.get(path))
         if differentiating:
             return cut.tap(path, x)
         cut.kept[path] = x.clone()  # what follows may write to it
         return x
 
-    taps = {path: known.calls[path] for path in request.layers}
+    taps = {path: known.calls.get(path) for path in request.layers}
     chain = [call for calls in heads.values() for call in calls]
     recorded = (lambda: bool(cut.kept)) if overrule else None
-    logits, probabilities, taken = forward(model, inputs, taps, tap, known.end, request.output, chain, recorded)
-    check_rows(logits, count(inputs))
+    given = doubled(inputs) if lifting else inputs
+    logits, probabilities, taken = forward(model, given, taps, tap, known.end, request.output, chain, recorded, rules)
+    check_rows(logits, count(given))
+    unguided = rules.settle(logits) if rules else ()
     with torch.set_grad_enabled(differentiating):
+        if lifting:
+            logits, probabilities = logits[:images], None if probabilities is None else probabilities[:images]
         parameters = [torch.tensor(t.parameters(len(logits)), device=logits.device) for t in request.targets]
         pairs = list(zip(request.targets, parameters, strict=True))
         chosen = [target.choose(logits.detach(), p, torch_xp) for target, p in pairs]
@@ -57,27 +68,33 @@ def evidence(
             score_both(target, logits, probabilities, c, torch_xp)
             for target, c in zip(request.targets, chosen, strict=True)
         ]
-    gradients = cut.gradients([score[request.score] for score in scores]) if differentiating else []
+    gradients, curvatures = cut.derivatives([scores[t][request.scores[t]] for t in wanted], request.curved)
     missing = [path for found in gradients for path, g in found.items() if g is None]
     if missing and not overrule:
         return None
     if missing:
-        raise ConditionError(f"the score does not depend on layer {missing[0]!r}; choose one on the way to it")
-    A = {path: flat(x.detach(), known.layouts[path]) for path, x in cut.kept.items()}
-    G = {(path, t): flat(g, known.layouts[path]) for t, found in enumerate(gradients) for path, g in found.items()}
-    given = iter(taken)
-    weights = {path: _class_weights([next(given) for _ in calls], A[path], known) for path, calls in heads.items()}
+        where = f"layer {missing[0]!r}; choose one on the way to it" if missing[0] else "the image"
+        raise ConditionError(f"the score does not depend on {where}")
+    A = {path: known.flat(path, x.detach()) for path, x in cut.kept.items()}
+    G, H_A = (
+        {(path, t): known.flat(path, d) for t, found in zip(wanted, each, strict=True) for path, d in found.items()}
+        for each in (gradients, curvatures)
+    )
+    grids = {path: known.grid(path, inputs) for path in request.layers}
+    weights = iter(taken)
+    behind = {path: _head([next(weights) for _ in calls], A[path], known) for path, calls in heads.items()}
     return {
         "outputs": logits,
         "probabilities": probabilities,
         "chosen": chosen,
         "scores": scores,
-        "maps": raw_maps(request, A, G, weights, chosen, torch_xp),
+        "maps": raw_maps(request, Measured(A, chosen, G, H_A, behind, grids, known.end.activation), torch_xp),
         "strength": {key: g.abs().amax(dim=(1, 2)) for key, g in G.items()},
-        "activations": A if request.activations else {},
+        "activations": {path: A[path] for path in request.activations},
+        "gradients": {key: G[key] for key in request.gradients},
+        "unguided": unguided,
     }
 
 
-def _class_weights(taken: Sequence[tuple[Array, Array | None]], A: Array, known: TorchAnatomy) -> Array:
-    weights, _ = head_weights(taken, A.shape[-1], A.device)
-    return ends.of_classes(known.end.activation, weights, -weights, torch_xp)
+def _head(taken: Sequence[tuple[Array, Array | None]], A: Array, known: TorchAnatomy) -> Head:
+    return ends.head_of_classes(known.end.activation, head_weights(taken, A.shape[-1], A.device), torch_xp)

@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 
+from camlucida.engines.base import INPUT, image_of
 from camlucida.engines.choice import Call
 from camlucida.engines.torch_calls import After, Functions, hooked
 from camlucida.engines.torch_end import End
 from camlucida.engines.torch_outputs import Which, called, pick_output, tensors_of
+from camlucida.engines.torch_rules import Ruled
 from camlucida.errors import ConditionError
+from camlucida.trees import mapped
 from camlucida.types import Array
 
 Tap = Callable[[str, Array], Array]
@@ -31,21 +34,24 @@ class _Seen:
 def forward(
     model: Any,
     inputs: Any,
-    taps: Mapping[str, Call],
+    places: Mapping[str, Call | None],
     tap: Tap,
     end: End,
     output: Which,
     head: Sequence[Call] = (),
     recorded: Callable[[], bool] | None = None,
+    rules: Ruled | None = None,
 ) -> tuple[Array, Array | None, list[tuple[Array, Array | None]]]:
     """Scores and probabilities ``(B, C)`` of one run, and weight and bias of the linear calls in `head`.
 
     Args:
-        taps: by path, calls that hold their modules weakly.
+        places: where to tap, by path: calls that hold their modules weakly; None stands for the image that goes in.
         recorded: asked before each function whether it is to be recorded for gradients, whatever the model's own
             code says of it; None leaves that to the model.
+        rules: how functions are made whose backward passes go by another rule than the chain rule.
     """
     seen = _Seen()
+    taps = {path: call for path, call in places.items() if call is not None}
     watched = {(call.kind, call.occurrence) for call in head}
     opened = (end.call.kind, end.call.occurrence) if end.call else None
     at_functions = {(call.kind, call.occurrence): path for path, call in taps.items() if call.layer is None}
@@ -56,17 +62,23 @@ def forward(
         if (name, number) in watched:
             seen.linear[name, number] = _weights(args, kwargs)
         if recorded is None:
-            result = func(*args, **kwargs)
+            result = made(name, func, args, kwargs)
         else:
             with torch.inference_mode(mode=False), torch.set_grad_enabled(recorded()):
-                result = func(*args, **kwargs)
+                result = made(name, func, args, kwargs)
         path = at_functions.get((name, number))
         return result if path is None else _tapped(result, taps[path].item, path, tap, seen)
 
     layers = [layer for call in taps.values() if (layer := held(call)) is not None]
     after = {layer: _counting(layer, taps, tap, seen) for layer in layers}
-    needed = opened or watched or at_functions or recorded
+    made = rules or (lambda _, func, args, kwargs: func(*args, **kwargs))
+    needed = opened or watched or at_functions or recorded or rules
     with hooked({}, after), torch.set_grad_enabled(torch.is_grad_enabled()):
+        if INPUT in places:
+            image = image_of(inputs)
+            if not image.is_floating_point():
+                raise ConditionError("the image holds whole numbers, with respect to which there is no gradient")
+            inputs = mapped(lambda x: tap(INPUT, x) if x is image else x, inputs)
         with Functions(function) if needed else contextlib.nullcontext():
             answer = pick_output(called(model, inputs), output)
         missed = set(taps) - seen.reached

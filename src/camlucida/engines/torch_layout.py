@@ -4,8 +4,7 @@ Channels come first after convolutions and last after linear layers; what follow
 network that takes pictures are tokens: they become the grid whose shape is nearest to the picture's.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +28,6 @@ _LAST = (
     "multi_head_attention",
 )
 _MOVES = ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "get")
-_MISFIT = 1.5
-"""How far the sides of a grid of tokens may be from the picture's, as a ratio of ratios."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,30 +101,3 @@ def channel_axis(
 def picture_axis(shape: Sequence[int]) -> int:
     """The axis of the channels in a model's input: the first after the batch, unless only the last looks like one."""
     return len(shape) - 1 if len(shape) > 3 and shape[-1] in (1, 3, 4) and shape[1] not in (1, 3, 4) else 1
-
-
-def token_grid(count: int, size: Grid) -> Grid:
-    """How tokens lie that are cut out of a picture: the factors whose ratio is nearest to the picture's, if one is."""
-    pairs = [(count // w, w) for w in range(1, count + 1) if count % w == 0]
-
-    def misfit(pair: tuple[int, int]) -> float:
-        return abs(math.log(pair[0] / pair[1] * size[1] / size[0]))
-
-    best = min(pairs, key=misfit)
-    return best if misfit(best) <= math.log(_MISFIT) else ()
-
-
-def patches(count: int, size: Grid, others: Mapping[int, tuple[int, ...]]) -> tuple[Grid, tuple[int, ...]]:
-    """The grid of `count` tokens, and which of them are no patches (class and register tokens).
-
-    Args:
-        count: how many tokens there are.
-        size: height and width of the picture.
-        others: by number of tokens, those that do not depend on the picture where tokens of this number first appear.
-            Later on, where tokens were pooled, they are taken to keep their places.
-    """
-    known = [others[count]] if others.get(count) else [(), *dict.fromkeys(others.values())]
-    for set_aside in known:
-        if grid := token_grid(count - len(set_aside), size) if count > len(set_aside) else ():
-            return grid, set_aside
-    return (), ()

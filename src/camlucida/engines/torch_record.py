@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.engines.choice import Call, Flow
+from camlucida.engines.tokens import patches
 from camlucida.engines.torch_calls import Functions, hooked, modules
-from camlucida.engines.torch_layout import Layout, channel_axis, patches, picture_axis
+from camlucida.engines.torch_layout import Layout, channel_axis, picture_axis
 from camlucida.engines.torch_outputs import Which, called, named_outputs, pick_output, tensors_of
 from camlucida.trees import leaves
 from camlucida.types import Grid

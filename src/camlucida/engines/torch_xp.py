@@ -8,10 +8,13 @@ from camlucida.types import Array
 
 abs = torch.abs
 exp = torch.exp
+linalg = torch.linalg
 log = torch.log
 moveaxis = torch.movedim
 multiply = torch.multiply
 reshape = torch.reshape
+sqrt = torch.sqrt
+tanh = torch.tanh
 where = torch.where
 zeros_like = torch.zeros_like
 
@@ -24,6 +27,11 @@ def argsort(x: Array, axis: int = -1) -> Array:
 def concatenate(arrays: Any, axis: int = 0) -> Array:
     """Arrays one after the other."""
     return torch.cat(list(arrays), dim=axis)
+
+
+def cumsum(x: Array, axis: int) -> Array:
+    """The running sum."""
+    return torch.cumsum(x, dim=axis)
 
 
 def matmul(a: Array, b: Array) -> Array:

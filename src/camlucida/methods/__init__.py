@@ -1,20 +1,30 @@
-"""The formulas, by what they need, and the registry that lists them."""
+"""The formulas, by what they look at, and the registry that lists them."""
 
-from camlucida.methods import gradients, probes, scores, weights
-from camlucida.methods.probes import Masks
-from camlucida.methods.registry import VARIANTS, Configured, Method, Variant, configure, find, methods
+import importlib
+
+from camlucida.methods.asks import Altered, Asked, Attended, Attention, Biases, Decomposed, Laid, Masks, Seen, Views
+from camlucida.methods.registry import FAMILIES, VARIANTS, Configured, Method, Variant, configure, find, methods
+
+for family in FAMILIES:
+    importlib.import_module(f"{__name__}.{family}")
 
 __all__ = [
+    "FAMILIES",
     "VARIANTS",
+    "Altered",
+    "Asked",
+    "Attended",
+    "Attention",
+    "Biases",
     "Configured",
+    "Decomposed",
+    "Laid",
     "Masks",
     "Method",
+    "Seen",
     "Variant",
+    "Views",
     "configure",
     "find",
-    "gradients",
     "methods",
-    "probes",
-    "scores",
-    "weights",
 ]

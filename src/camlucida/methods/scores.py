@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from camlucida.errors import RequestError
 from camlucida.maps import resize
-from camlucida.methods.probes import Masks
+from camlucida.methods.asks import Masks
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid, Need
 from camlucida.xp import Xp
@@ -24,7 +24,10 @@ Portion = NDArray[np.float32]
 @method(
     "rise",
     title="RISE",
-    needs=Need.SCORES,
+    asks=Need.SCORES,
+    place="input",
+    offset=True,
+    proof=("26",),
     source="Petsiuk et al. 2018, RISE: Randomized Input Sampling for Explanation, arXiv:1806.07421, eq. 6",
     cost="1 F + 4000 F",
     score="probability",
@@ -41,7 +44,8 @@ def rise(
 
     The map is an estimate: more masks, less noise (the paper takes 4000 for VGG16 and 8000 for ResNet50; its authors'
     later code 8 cells and p=0.1). Its values are averages of probabilities, so it is positive everywhere, and what
-    counts is where it is higher. All images see the same masks, and the same seed draws them again.
+    counts is where it is higher: the heat map begins at its least value. All images see the same masks, and the same
+    seed draws them again.
     """
     for name, value in {"masks": masks, "cells": cells}.items():
         _check_whole(value, f"{name}={value!r} of rise")
@@ -55,7 +59,9 @@ def rise(
 @method(
     "occlusion",
     title="Occlusion",
-    needs=Need.SCORES,
+    asks=Need.SCORES,
+    place="input",
+    proof=("27",),
     source="Zeiler and Fergus 2014, Visualizing and Understanding Convolutional Networks, arXiv:1311.2901, section 4.2",
     cost="2 F + 225 F",
     score="probability",
@@ -77,12 +83,12 @@ def occlusion(
     sides = tuple(_side(patch, n) for n in size)
     steps = tuple(_step(stride, side) for side in sides)
     starts = [_starts(n, side, step) for n, side, step in zip(size, sides, steps, strict=True)]
-    whole = yield Masks(np.ones((1, 1, math.prod(size)), "float32"), size, False, math.prod(map(len, starts)))
+    whole = yield Masks(np.ones((1, 1, math.prod(size)), "float32"), size, False, remaining=math.prod(map(len, starts)))
     drops, covered = np.zeros((len(x), math.prod(size))), np.zeros(math.prod(size))
     left = math.prod(map(len, starts))
     for portion in _windows(starts, sides, size):
         left -= len(portion)
-        scores = yield Masks(portion[None], size, False, left)
+        scores = yield Masks(portion[None], size, False, remaining=left)
         drops += np.asarray(whole - scores) @ (1 - portion)
         covered += (1 - portion).sum(axis=0)
     return drops / covered
@@ -95,7 +101,7 @@ def _weighted(
     total = np.zeros((images, math.prod(size)))
     for portion in portions:
         count -= len(portion)
-        scores = yield Masks(portion[None], size, False, count)
+        scores = yield Masks(portion[None], size, False, remaining=count)
         total += np.asarray(scores) @ portion
     return total
 

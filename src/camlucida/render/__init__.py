@@ -9,7 +9,8 @@ the first call that needs it, and neither pyplot's state nor ``rcParams`` are to
 
 from camlucida.render.boxes import draw_boxes
 from camlucida.render.colour import colourise
+from camlucida.render.concepts import COLOURS, concepts
 from camlucida.render.figure import Panel, figure, sheet
 from camlucida.render.overlay import overlay
 
-__all__ = ["Panel", "colourise", "draw_boxes", "figure", "overlay", "sheet"]
+__all__ = ["COLOURS", "Panel", "colourise", "concepts", "draw_boxes", "figure", "overlay", "sheet"]
