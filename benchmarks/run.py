@@ -27,6 +27,10 @@ PARTS = {
         ("grad_cam_xception.py", "beside peers"),
     ),
     "CAM over a plain pass of onnxruntime on the same batch of 8": (("cam_onnx.py", ""),),
+    "Twelve methods x three targets, maps at image size, over a plain forward pass of the same batch of 8": (
+        ("family.py", "beside peers"),
+    ),
+    "Methods that alter activations or mask the input": (("probing.py", ""),),
     "Score-CAM, 768 channels": (("score_cam.py", ""),),
     "Peak memory of Grad-CAM over that of a forward pass without gradients": (("memory.py", ""),),
     "A thousand calls in a row": (("calls.py", ""),),
