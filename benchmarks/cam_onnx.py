@@ -23,7 +23,7 @@ def rows() -> list[Row]:
     )
     contenders = {
         "forward": lambda: session.run(None, {"images": batch}),
-        "camlucida": lambda: [item.heatmap() for item in explainer(batch)],
+        "camlucida": lambda: explainer(batch).heatmaps(),
     }
     return [("ONNX, ResNet-50", "", over(timed(contenders, ROUNDS), "camlucida", "forward"))]
 

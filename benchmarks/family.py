@@ -64,7 +64,7 @@ def rows(name: str) -> list[Row]:
         name,
         limit,
         lambda: model.predict_on_batch(batch),
-        lambda: [item.heatmap() for item in explainer(batch)],
+        lambda: explainer(batch).heatmaps(),
         {"tf-keras-vis 0.8.7, three of the twelve": lambda: tf_keras_vis(model, batch, layer)},
         rounds,
     )

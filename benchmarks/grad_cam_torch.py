@@ -81,7 +81,7 @@ def rows(network: str) -> list[Row]:
         f"torch, {network}",
         limit,
         lambda: forward(model, x),
-        lambda: [item.heatmap() for item in explainer(batch)],
+        lambda: explainer(batch).heatmaps(),
         peers,
         ROUNDS,
     )

@@ -79,7 +79,7 @@ def rows() -> list[Row]:
         "TensorFlow, Xception",
         "1.05",
         lambda: model.predict_on_batch(batch),
-        lambda: [item.heatmap() for item in explainer(batch)],
+        lambda: explainer(batch).heatmaps(),
         peers,
         ROUNDS,
     )

@@ -47,7 +47,7 @@ def in_keras(what: str) -> Run:
 
 def grad_cam(model: Any) -> Run:
     explainer = cl.Explainer(model, target=0, preprocess=None)
-    return lambda batch: [item.heatmap() for item in explainer(batch)]
+    return lambda batch: explainer(batch).heatmaps()
 
 
 def megabytes(framework: str, what: str) -> float:

@@ -42,7 +42,7 @@ def dense_head() -> Any:
 
 def explained(model: Any, method: str, batch: np.ndarray, **settings: Any) -> Callable[[], object]:
     explainer = cl.Explainer(model, method=method, target=0, preprocess=None, **settings)
-    return lambda: [item.heatmap() for item in explainer(batch)]
+    return lambda: explainer(batch).heatmaps()
 
 
 def ratio(contenders: dict[str, Callable[[], object]], rounds: int) -> str:

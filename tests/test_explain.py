@@ -709,6 +709,27 @@ def test_notes_say_what_was_assumed(net):
     assert probability.notes == ()
 
 
+# All heat maps at once
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("size", [None, 5, (4, 9)])
+def test_all_heat_maps_at_once_are_those_of_each(net, x, size, signed):
+    results = cl.explain(net, x, method=[*ALL, "lafam"], target=["top1", 2], preprocess=None)
+    assert any(item.floor for item in results)  # or a map that begins above zero is not among them
+    found = results.heatmaps(size, signed=signed)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [item.heatmap(size, signed=signed) for item in results])
+
+
+def test_heat_maps_of_different_sizes_are_not_put_together(net):
+    pictures = [np.zeros((n, 10, 3), "uint8") for n in (8, 9)]
+    results = cl.explain(net, pictures, preprocess=lambda x: x)
+    with pytest.raises(RequestError, match="give one size for all"):
+        results.heatmaps()
+    assert results.heatmaps(6).shape == (2, 6, 6)
+
+
 # The reusable form
 
 
@@ -724,6 +745,7 @@ def test_an_explainer_is_explain(net, x):
 def test_an_explainer_traces_once(net, x):
     explainer = cl.Explainer(net, method=ALL, preprocess=None)
     explainer(x)
+    cl.explain(net, x, method=ALL, target=0, preprocess=None)  # by index, where nothing has to be put in order
     traces = explainer.engine.traces
     for count in (1, 2, 3, 5):
         explainer(tiny.inputs(count, seed=count))

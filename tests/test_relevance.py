@@ -1,5 +1,6 @@
 """Layer-wise relevance propagation and Relevance-CAM on torch, held against loops that know neither."""
 
+import copy
 import gc
 import weakref
 
@@ -357,7 +358,16 @@ def scaled(m, x):
     return 3 * m.out(m.relu(m.hidden(m.pool(x).flatten(1)))) / 3
 
 
-WAYS = [functions, in_place, operators, channels_last, frozen, scaled]
+def written(m, x):
+    """What is written into zeros is no constant."""
+    y = torch.zeros(len(x), *SHAPE)
+    y[:, :2] = m.relu(x)[:, :2]
+    y[:, 2:] += m.relu(x)[:, 2:]
+    y = m.relu(m.norm(m.conv(y)) + y)
+    return m.out(m.relu(m.hidden(m.pool(y).flatten(1))))
+
+
+WAYS = [functions, in_place, written, operators, channels_last, frozen, scaled]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
@@ -430,6 +440,27 @@ def test_other_precisions(dtype):
     assert found.dtype == np.float32
     assert np.isfinite(found).all()
     assert np.isclose(found, expected, rtol=0.1, atol=0.05 * np.abs(expected).max()).mean() > 0.9
+
+
+def test_a_border_of_minus_infinity_around_a_maximum():
+    class Bordered(nn.Module):
+        def forward(self, x):
+            return F.max_pool2d(F.pad(x, (0, 2, 0, 2), value=-torch.inf), 2)[..., :2, :3]
+
+    expected = relevances(network("vgg"), images())
+    tail = TAILS["vgg"]()
+    assert_close(relevances(settled(Net(tail[0], Bordered(), *tail[2:])), images()), expected)
+
+
+def test_half_precision_does_not_lose_what_is_small():
+    """Products of small activations, which float16 does not know from nothing, are shared out all the same."""
+    model, x = settled(Net(*copy.deepcopy(GAP))), images(4)
+    with torch.no_grad():
+        model.features.weight *= 1e-4
+        model.features.bias *= 1e-4
+        model.tail[2].weight *= 1e-2
+    expected = relevances(model, x)
+    assert np.isclose(relevances(model.half(), x), expected, rtol=0.1, atol=0.02 * np.abs(expected).max()).mean() > 0.9
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
@@ -568,7 +599,8 @@ def test_only_what_is_on_the_way_is_refused():
 
         def forward(self, x):
             x = self.features(F.gelu(x))
-            y = self.tail(x * self.gate.sigmoid().exp())
+            x = x * self.gate.sigmoid().exp()
+            y = self.tail(torch.cat([x, self.gate.exp().expand(len(x), 4, 1, x.shape[-1])], 2).narrow(2, 0, 4))
             return {"logits": y, "other": F.gelu(y), "third": x.softmax(1)}
 
     R = relevances(settled(Beside()), images())

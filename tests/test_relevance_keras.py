@@ -135,6 +135,7 @@ TAILS = {
                              layers.Conv2D(4, 2, use_bias=False), layers.ReLU(6.0), layers.Flatten()],
     "depthwise": lambda: [layers.ReLU(), layers.DepthwiseConv2D(3, padding="same"), layers.ReLU(), layers.Conv2D(4, 1),
                           layers.BatchNormalization(), layers.ReLU(), GAP()],
+    "padded": lambda: [layers.MaxPooling2D((5, 3), padding="same"), layers.Flatten()],
     "normalised": lambda: [layers.ReLU(), layers.BatchNormalization(), layers.ReLU(), layers.Conv2D(4, 3), GAP()],
     "moved": lambda: [layers.ReLU(), layers.Permute((2, 1, 3)), layers.Permute((2, 1, 3)), layers.Reshape(SHAPE),
                       layers.ZeroPadding2D(1), layers.Cropping2D(1), layers.Flatten()],
@@ -279,6 +280,20 @@ def test_constants_hand_relevance_on(function):
     )
 
 
+class Bordered(layers.Layer):
+    """A border of minus infinity, around maxima."""
+
+    def call(self, x):
+        return ops.pad(x, ((0, 0), (0, 2), (0, 2), (0, 0)), constant_values=-np.inf)
+
+
+@served
+def test_a_border_of_minus_infinity_around_a_maximum():
+    tails = [layers.MaxPooling2D(2)], [Bordered(), layers.MaxPooling2D(2), layers.Cropping2D(((0, 1), (0, 1)))]
+    plain, bordered = (evidence(network(*tail, layers.Flatten()), images()).gradients["features", 0] for tail in tails)
+    assert_close(bordered, plain)
+
+
 @served
 def test_a_single_sigmoid_unit():
     """Its logit z is one class, -z the other: 1 + 1/2 of it."""
@@ -334,6 +349,7 @@ UNKNOWN = {
     "leaky_relu": lambda: layers.LeakyReLU(0.1),
     "softmax": lambda: layers.Softmax(),
     "hard_?sigmoid|hardsigmoid|add|relu6|hardtanh|hardswish|mul": lambda: layers.Activation("hard_silu"),
+    "hard_?sigmoid": lambda: layers.Activation("hard_sigmoid"),
     "matmul|BatchMatMul.*": Attending,
     "[A-Za-z_0-9]+": lambda: layers.LayerNormalization(),
     "[A-Za-z_0-9]{2,}": lambda: layers.GroupNormalization(2),

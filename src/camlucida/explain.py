@@ -41,13 +41,13 @@ class _Sight:
         name: as the explanation calls it.
         places: where the method looks; several whose maps are fused.
         how: how they are fused.
-        chosen: whether the layer was left to choose.
+        notes: which layer was chosen, where that was left open.
     """
 
     name: str
     places: tuple[plan.Where, ...]
     how: maps.Fusion | None = None
-    chosen: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ class Explainer:
                     notes = [
                         *given.notes,
                         *(given.pictures[answer.position].notes if given.pictures else ()),
-                        *(chosen_note(anatomy) if sight.chosen else ()),
+                        *sight.notes,
                         *anatomy.notes,
                         *(anatomy.logit_notes if kind == "logit" else ()),
                         *method_notes(method, raw),
@@ -233,6 +233,7 @@ class Explainer:
         """What a method is to look at: the image alone, or each of the wanted layers."""
         if method.method.place == "input":
             return [_Sight("input", (INPUT,))]
+        chosen = tuple(chosen_note(anatomy))
         sights = []
         for layer in self.layers:
             parts = layer.layers if isinstance(layer, Fused) else (layer,)
@@ -244,7 +245,7 @@ class Explainer:
                 sights.append(_Sight(", ".join(paths), (paths,)))
             else:
                 name = f"{how}({', '.join(paths)})" if how else paths[0]
-                sights.append(_Sight(name, paths, how, layer == "auto"))
+                sights.append(_Sight(name, paths, how, chosen if layer == "auto" else ()))
         return sights
 
 

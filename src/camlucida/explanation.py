@@ -133,12 +133,21 @@ class Explanation:
         Returns:
             float32 in 0..1, or -1..1 where `signed`; zeros where nothing speaks for the target (see `notes`).
         """
+        sides = self.sides(size)
+        return maps.heat(self.raw if signed else self.raw - np.float32(self.floor), sides, signed=signed)
+
+    def sides(self, size: Grid | int | None) -> Grid:
+        """The wanted size of a heat map, one number per axis; that of the picture where none is given.
+
+        Raises:
+            RequestError: it does not fit the map's axes.
+        """
         if size is None:
             size = self.answer.size
         sides = tuple(size) if isinstance(size, list | tuple) else (size,) * self.raw.ndim
         if len(sides) != self.raw.ndim or not all(type(side) is int and side > 0 for side in sides):
             raise RequestError(f"size {size!r} does not fit a map of {self.raw.ndim} axes")
-        return maps.heat(self.raw if signed else self.raw - np.float32(self.floor), sides, signed=signed)
+        return sides
 
     def overlay(
         self, alpha: float = 0.4, cmap: str | None = None, blend: str = "mix", signed: bool = False

@@ -24,6 +24,10 @@ FUSIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+_ROUNDS = 5
+"""How often a matrix is squared three times for its leading eigenvector: as 32,768 steps of the power iteration."""
+
+
 class Box(NamedTuple):
     """A rectangle in pixels; ``right`` and ``bottom`` are the first column and row outside it."""
 
@@ -42,25 +46,44 @@ def principal(M: Array, xp: Xp, *, centred: bool = True) -> Array:
     """``M v_1``: matrices ``(B, U, K)`` along their first right singular vectors, ``(B, U)``.
 
     The sign is the one with which it goes along with ``Σ_k M_uk``. It is found from the smaller of the two Gram
-    matrices, which takes a small part of the time of a full decomposition.
+    matrices.
 
     Args:
         centred: subtract the mean over places from each channel first.
     """
     along = xp.sum(M, axis=-1)
     greatest = xp.max(xp.abs(M), axis=(1, 2), keepdims=True)
-    M = divide(M, greatest, xp)  # so that squares are within the range of float32
+    M = M * divide(1.0, greatest, xp)  # so that squares are within the range of float32
     M = M - xp.mean(M, axis=1, keepdims=True) if centred else M
     turned = xp.moveaxis(M, 1, 2)
     if M.shape[1] <= M.shape[2]:
-        values, vectors = xp.linalg.eigh(xp.matmul(M, turned))
-        size = xp.sqrt(xp.maximum(values[:, -1:], xp.zeros_like(values[:, -1:])))
-        found = vectors[..., -1] * size
+        u, value = _leading(xp.matmul(M, turned), xp)
+        found = u * xp.sqrt(value)
     else:
-        _, vectors = xp.linalg.eigh(xp.matmul(turned, M))
-        found = xp.matmul(M, vectors[..., -1:])[..., 0]
+        v, _ = _leading(xp.matmul(turned, M), xp)
+        found = xp.matmul(M, v[..., None])[..., 0]
     sign = xp.where(xp.sum(found * along, axis=-1, keepdims=True) < 0, -1.0, 1.0)
     return found * sign * greatest[..., 0]
+
+
+def _leading(S: Array, xp: Xp) -> tuple[Array, Array]:
+    """The leading eigenvectors ``(B, N)`` of symmetric matrices without negative eigenvalues, and these ``(B, 1)``.
+
+    A matrix that is squared over and over, and scaled in between, becomes the projection on its leading eigenvector, so
+    that each column is a multiple of it: the longest is taken. All eigenvectors would take several times as long.
+    """
+    P = S
+    for _ in range(_ROUNDS):
+        P = P * divide(1.0, xp.max(P, axis=(1, 2), keepdims=True), xp)  # the greatest stands on the diagonal
+        for _ in range(3):  # within the range of float32 for matrices of thousands of rows
+            P = xp.matmul(P, P)
+    lengths = xp.sum(P * P, axis=1)
+    longest = xp.where(lengths >= xp.max(lengths, axis=-1, keepdims=True), 1.0, 0.0)
+    first = xp.where(xp.cumsum(longest, axis=-1) > 1, 0.0, longest)  # of columns that are as long as one another
+    v = xp.matmul(P, first[..., None])[..., 0]
+    v = divide(v, xp.sqrt(xp.sum(v * v, axis=-1, keepdims=True)), xp)
+    value = xp.sum(v * xp.matmul(S, v[..., None])[..., 0], axis=-1, keepdims=True)
+    return v, rectify(value, xp)
 
 
 def rectify(m: Array, xp: Xp) -> Array:
@@ -135,23 +158,29 @@ def _interpolation(old: int, new: int) -> NDArray[np.float32]:
 
 
 def heat(raw: NDArray[np.float32], size: Grid, *, signed: bool = False) -> NDArray[np.float32]:
-    """A raw map laid out on its grid, as people look at it: rectified, resized, divided by its maximum.
+    """A raw map ``(*grid)`` as people look at it; see `heats`."""
+    return np.asarray(heats(raw[None], size, signed=signed)[0])
+
+
+def heats(raws: NDArray[np.float32], size: Grid, *, signed: bool = False) -> NDArray[np.float32]:
+    """Raw maps laid out on their grid, as people look at them: rectified, resized, each divided by its maximum.
 
     Args:
-        raw: ``(*grid)``, signed, of any scale.
+        raws: ``(N, *grid)``, signed, of any scale.
         size: the wanted size, one number per axis of the grid.
         signed: leave out the rectifying and divide by the largest magnitude instead.
 
     Returns:
-        float32 ``size`` in 0..1, or in -1..1 where `signed`. Zeros where there is nothing (positive) to show.
+        float32 ``(N, *size)`` in 0..1, or in -1..1 where `signed`. Zeros where there is nothing (positive) to show.
     """
-    values = np.asarray(raw, "float64")  # in float32 the square of a small score is already zero
+    values = np.asarray(raws, "float64").reshape(len(raws), -1)  # in float32 the square of a small score is zero
     values = values if signed else rectify(values, np)
-    small = np.asarray(divide(values, np.abs(values).max(), np), "float32")
-    shown = resize(small.reshape(1, -1), raw.shape, size, np)[0]
-    if greatest := np.abs(shown).max() if signed else shown.max():
-        shown /= greatest  # in place: to make another array of this size takes longer than all the rest
-    return np.asarray(shown, "float32")
+    small = np.asarray(divide(values, np.abs(values).max(axis=-1, keepdims=True), np), "float32")
+    shown = np.asarray(resize(small, raws.shape[1:], size, np))
+    for one in shown:  # in place and one by one, since going through memory takes longer than all the rest
+        if greatest := np.abs(one).max() if signed else one.max():
+            one /= greatest
+    return shown
 
 
 def fuse(raws: Sequence[NDArray[np.float32]], how: Fusion) -> NDArray[np.float32]:

@@ -151,15 +151,16 @@ def linear_head(run: DryRun, layer: Call, output: str, end: End) -> list[Any]:
 
 def head_weights(chain: list[Any], channels: int) -> Head:
     """The product of the linear layers, from their variables as they are now: ``(K, C)`` and ``(C,)``."""
-    weights: Array = keras.ops.eye(channels, dtype="float32")
-    bias: Array = keras.ops.zeros((channels,), dtype="float32")
+    head: Head | None = None
     for layer in chain:
         kernel = keras.ops.cast(layer.kernel, "float32")
         kernel = keras.ops.reshape(kernel, kernel.shape[-2:])
-        weights, bias = keras.ops.matmul(weights, kernel), keras.ops.matmul(bias[None], kernel)[0]
-        if layer.bias is not None:
-            bias = bias + keras.ops.cast(layer.bias, "float32")
-    return Head(weights, bias)
+        own = keras.ops.zeros(kernel.shape[-1:]) if layer.bias is None else keras.ops.cast(layer.bias, "float32")
+        if head is None:
+            head = Head(kernel, own)
+        else:
+            head = Head(keras.ops.matmul(head.weights, kernel), keras.ops.matmul(head.bias[None], kernel)[0] + own)
+    return head or Head(keras.ops.eye(channels, dtype="float32"), keras.ops.zeros((channels,), dtype="float32"))
 
 
 def check_head(run: DryRun, layer: Call, chain: list[Any], logits: Array) -> None:

@@ -130,7 +130,7 @@ def _shares(f: Callable[..., Array], xs: Sequence[Array], R: Array) -> list[Arra
     S = tf.where(empty, tf.zeros_like(Z), tf.cast(R, Z.dtype) / tf.where(empty, tf.ones_like(Z), Z))
     slopes = tf.gradients(Z, fresh, tf.stop_gradient(S))
     parts = zip(xs, fresh, slopes, strict=True)
-    return [tf.cast(tf.where(slope == 0, tf.zeros_like(y), y * slope), x.dtype) for x, y, slope in parts]
+    return [tf.cast(y * slope, x.dtype) for x, y, slope in parts]
 
 
 def _again(op: Any, values: Mapping[int, Array], *, precise: bool = True) -> Any:

@@ -119,14 +119,12 @@ def linear_head(run: Record, layer: Call, end: End) -> list[Call]:
 
 def head_weights(taken: Sequence[tuple[Array, Array | None]], channels: int, device: torch.device) -> Head:
     """The product of linear layers: ``(K, C)`` and ``(C,)``, float32, from their weights and biases."""
-    weights = torch.eye(channels, device=device)
-    bias = torch.zeros(channels, device=device)
-    for weight, own in taken:
+    head: Head | None = None
+    for weight, bias in taken:
         kernel = weight.detach().float().reshape(weight.shape[0], -1).T
-        weights, bias = weights @ kernel, bias @ kernel
-        if own is not None:
-            bias = bias + own.detach().float()
-    return Head(weights, bias)
+        own = torch.zeros(kernel.shape[1], device=device) if bias is None else bias.detach().float()
+        head = Head(kernel, own) if head is None else Head(head.weights @ kernel, head.bias @ kernel + own)
+    return head or Head(torch.eye(channels, device=device), torch.zeros(channels, device=device))
 
 
 def _size(run: Record, tensor: Hashable) -> int:

@@ -45,15 +45,12 @@ _SCALING = ("mul", "imul", "rmul", "multiply")
 _QUOTIENTS = ("div", "idiv", "truediv", "itruediv", "divide", "true_divide")
 _DROPOUT = ("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout")
 
-_MOVES = frozenset(
-    {
-        "View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "T", "Squeeze", "Unsqueeze", "Expand", "Repeat",
-        "Alias", "AsStrided", "Clone", "CopyBackwards", "CopySlices", "ToCopy", "Cat", "Stack", "Split", "Unbind",
-        "SplitWithSizes", "Select", "Slice", "Index", "IndexSelect", "Gather", "Roll", "Flip", "Unfold",
-        "ConstantPadNd", "ReflectionPad1D", "ReflectionPad2D", "ReflectionPad3D", "ReplicationPad1D",
-        "ReplicationPad2D", "ReplicationPad3D", "PixelShuffle", "PixelUnshuffle", "ChannelShuffle",
-        "AccumulateGrad",
-    }
+_MOVES = (
+    "AccumulateGrad", "Alias", "AsStrided", "Cat", "ChannelShuffle", "Clone", "ConstantPadNd", "CopyBackwards",
+    "CopySlices", "Expand", "Flip", "Gather", "Index", "IndexSelect", "Permute", "PixelShuffle", "PixelUnshuffle",
+    "ReflectionPad1D", "ReflectionPad2D", "ReflectionPad3D", "Repeat", "ReplicationPad1D", "ReplicationPad2D",
+    "ReplicationPad3D", "ReshapeAlias", "Roll", "Select", "Slice", "Split", "SplitWithSizes", "Squeeze", "Stack", "T",
+    "ToCopy", "Transpose", "Unbind", "Unfold", "UnsafeView", "Unsqueeze", "View",
 )  # fmt: skip
 """Steps of torch's backward pass that add up or move what comes back, and no more."""
 
@@ -100,12 +97,9 @@ class Relevant(Ruled):
         super().__init__()
         self._buffers = {id(buffer) for buffer in model.buffers()}
         self._constants = WeakIdKeyDictionary()
-        self._shared: set[Any] = set()
-        """Steps of the backward pass that share relevance out."""
-        self._leading: dict[Any, bool] = {}
-        """Whether each step of the backward pass leads to what was cut off."""
-        self._names: dict[Any, str] = {}
-        """The functions that steps belong to, in the order in which they were called."""
+        self._shared: set[Any] = set()  # steps of the backward pass that share relevance out
+        self._leading: dict[Any, bool] = {}  # whether each of its steps leads to what was cut off
+        self._names: dict[Any, str] = {}  # the functions that steps belong to, in the order of their calls
 
     def __call__(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of a call of a function of this name, see `torch_calls.function_name`."""
@@ -116,8 +110,7 @@ class Relevant(Ruled):
         given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
         places = tuple(at for at, x in given if self._is_data(x))
         call = _Call(name, func, args, kwargs, places)
-        sharing = torch.is_grad_enabled() and any(x.requires_grad for x in call.data)
-        back = _back(call) if sharing else None
+        back = _back(call) if torch.is_grad_enabled() and any(x.requires_grad for x in call.data) else None
         result = func(*args, **kwargs) if back is None else self._made(call, back)
         made = tensors_of(args[:1] if result is None else result)
         self._note(made, name)
@@ -146,9 +139,9 @@ class Relevant(Ruled):
         Raises:
             ConditionError: something is there that has no rule; the message names it.
         """
-        on_the_way = [node for node in nodes(logits.grad_fn) if self._leads(node, "")]
         free = self._shared | set(_other_class(logits))
-        obstacles = {node for node in on_the_way if node not in free and _kind(node) not in _MOVES}
+        known = (node for node in nodes(logits.grad_fn) if self._leads(node, ""))
+        obstacles = {node for node in known if node not in free and _kind(node) not in _MOVES}
         if obstacles:
             named = (name for node, name in self._names.items() if node in obstacles and name)
             name = next(named, "") or _kind(next(iter(obstacles)))
@@ -198,13 +191,12 @@ class _Shared(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(ctx: Any, made: list[Array], back: Back, *data: Array) -> Array:
-        ctx.back, ctx.like = back, [(x.shape, x.dtype) for x in data]
+        ctx.back = back
         return made[0]
 
     @staticmethod
     def backward(ctx: Any, R: Array) -> tuple[Array | None, ...]:
-        found = zip(ctx.back(_precise(R)), ctx.like, strict=True)
-        return (None, None, *(r.sum_to_size(shape).to(dtype) for r, (shape, dtype) in found))
+        return None, None, *ctx.back(_precise(R))  # torch adds up what was spread out, and goes back to each precision
 
 
 def _back(call: _Call) -> Back | None:
@@ -219,7 +211,9 @@ def _back(call: _Call) -> Back | None:
     if name in _SUMS or name in _DROPOUT or _is_relu(call):
         return lambda R: [R]
     scaling = name in _SCALING or (name in _QUOTIENTS and call.places == (0,))
-    return _where_it_counts(call) if scaling or (name == "batch_norm" and not _trains(call)) else None
+    if name == "batch_norm":  # by the batch's own mean and variance, it would join the images
+        scaling = not (call.args[5] if len(call.args) > 5 else call.kwargs.get("training", False))
+    return _where_it_counts(call) if scaling else None
 
 
 def _in_proportion(call: _Call) -> Back:
@@ -277,23 +271,12 @@ def shares(f: Callable[..., Array], xs: Sequence[Array], R: Array) -> list[Array
         Z = f(*leaves)
     empty = Z.abs() < torch.finfo(Z.dtype).tiny
     S = torch.where(empty, 0, R / torch.where(empty, 1, Z.detach()))
-    slopes = torch.autograd.grad(Z, leaves, S)
-    return [torch.where(slope == 0, 0, x * slope) for x, slope in zip(xs, slopes, strict=True)]
+    return [x * slope for x, slope in zip(xs, torch.autograd.grad(Z, leaves, S), strict=True)]
 
 
 def _is_relu(call: _Call) -> bool:
-    rest, words = list(call.args), dict(call.kwargs)
-    (at,) = call.places
-    if isinstance(at, int):
-        rest.pop(at)
-    else:
-        words.pop(at)
-    return relu_cap(call.name, rest, words) is not None
-
-
-def _trains(call: _Call) -> bool:
-    """Whether a batch normalisation goes by the batch's own mean and variance, so that it joins the images."""
-    return bool(call.args[5] if len(call.args) > 5 else call.kwargs.get("training", False))
+    rest = [x for i, x in enumerate(call.args) if i not in call.places]
+    return relu_cap(call.name, rest, {k: x for k, x in call.kwargs.items() if k not in call.places}) is not None
 
 
 def _precise(x: Array) -> Array:

@@ -1,6 +1,6 @@
 """Methods that multiply gradients and activations place by place, before anything is averaged."""
 
-from camlucida.maps import principal, rectify
+from camlucida.maps import divide, principal, rectify
 from camlucida.methods.registry import method
 from camlucida.types import Array
 from camlucida.xp import Xp
@@ -104,5 +104,5 @@ def normgrad(A: Array, G: Array, xp: Xp) -> Array:
 def _norm(G: Array, xp: Xp) -> Array:
     """Of each row, whose numbers may be too small to be squared."""
     greatest = xp.max(xp.abs(G), axis=-1, keepdims=True)
-    scaled = xp.where(greatest > 0, G / xp.where(greatest > 0, greatest, 1.0), 0.0)
+    scaled = G * divide(1.0, greatest, xp)
     return xp.sqrt(xp.sum(scaled * scaled, axis=-1)) * greatest[..., 0]

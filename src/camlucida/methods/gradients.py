@@ -66,10 +66,12 @@ def grad_cam_plus_plus(A: Array, G: Array, xp: Xp, *, variant: Variant = "paper"
     the paper's text does not. Use it where several instances of a class are in the picture.
     """
     S = xp.sum(A, axis=1, keepdims=True)
-    α = xp.where(G > 0, divide(xp.where(G > 0, 1.0, 0.0), 2 + S * G, xp), 0.0)
-    if variant == "official":
-        α = divide(α, xp.sum(α, axis=1, keepdims=True), xp)
-    return xp.sum(α * rectify(G, xp), axis=1)
+    positive = rectify(G, xp)
+    below = 2 + S * positive
+    w = xp.sum(divide(positive, below, xp), axis=1)
+    if variant == "paper":
+        return w
+    return divide(w, xp.sum(xp.where(G > 0, divide(1.0, below, xp), 0.0), axis=1), xp)
 
 
 @method(

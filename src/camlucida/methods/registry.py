@@ -1,5 +1,6 @@
 """The one list of methods. The command line, the documentation and the tests derive theirs from it."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -109,10 +110,7 @@ class Method:
     @property
     def takes(self) -> tuple[Need, ...]:
         """What its formula takes, in the order of its parameters."""
-        words = {need.value for need in Need}
-        return tuple(
-            Need(p.name) for p in _parameters(self.formula) if p.kind is not p.KEYWORD_ONLY and p.name in words
-        )
+        return _taken(self.formula)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -155,8 +153,15 @@ class Method:
         return (inspect.getdoc(self.formula) or "").splitlines()
 
 
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    return list(inspect.signature(function).parameters.values())
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(function).parameters.values())
+
+
+@functools.cache
+def _taken(formula: Callable[..., Any]) -> tuple[Need, ...]:
+    words = {need.value: need for need in Need}
+    return tuple(words[p.name] for p in _parameters(formula) if p.kind is not p.KEYWORD_ONLY and p.name in words)
 
 
 @dataclass(frozen=True, slots=True)
