@@ -119,7 +119,7 @@ class Asking:
             wanted: dict[Name, _Wanted] = {}
             names: dict[Any, Name] = {}
             for key, asked in round_.items():
-                names[key] = self._name(asked, methods[key].path)
+                names[key] = self._name(asked, methods[key].path) if len(round_) > 1 else ("alone",)
                 one = wanted.setdefault(names[key], _Wanted(asked, []))
                 one.begun.append(methods[key])
                 one.each.append(asked)

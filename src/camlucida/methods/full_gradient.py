@@ -7,7 +7,7 @@ import numpy as np
 from camlucida.maps import resize
 from camlucida.methods.asks import Biases, Decomposed, Laid
 from camlucida.methods.registry import method
-from camlucida.types import Array, Need
+from camlucida.types import Array, Grid, Need
 from camlucida.xp import Xp
 
 TOLERANCE = 1e-3
@@ -42,7 +42,10 @@ def full_grad(xp: Xp, *, biases: bool = True) -> Generator[Biases, Decomposed, L
     """
     found = yield Biases(multiplied=bool(biases))
     size = found.shown[0].grid
-    L = sum(np.asarray(resize(part.values, part.grid, size, np), "float64") for part in found.shown)
+    alike: dict[Grid, Array] = {}  # resizing is linear: what lies on one grid is added up first
+    for part in found.shown:
+        alike[part.grid] = alike.get(part.grid, 0.0) + np.asarray(part.values, "float64")
+    L = sum(np.asarray(resize(values, grid, size, np)) for grid, values in alike.items())
     return Laid(np.asarray(L, "float32").reshape(len(found.scores), -1), size, _notes(found))
 
 

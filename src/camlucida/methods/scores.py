@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,16 +110,21 @@ def _drawn(rng: np.random.Generator, count: int, size: Grid, cells: int, p: floa
     """The random masks of RISE, in portions."""
     chances, places = rng.spawn(2)  # so that what is drawn does not depend on how it is cut into portions
     cell = tuple(math.ceil(n / cells) for n in size)
-    large = tuple((cells + 1) * n for n in cell)
-    for number in _portions(count, math.prod(large)):
-        kept = (chances.random((number, cells ** len(size))) < p).astype("float32")
+    lines = [np.asarray(resize(np.eye(cells), (cells,), ((cells + 1) * n,), np), "float32") for n in cell]
+    for number in _portions(count, math.prod((cells + 1) * n for n in cell)):
+        kept = (chances.random((number, *(cells,) * len(size))) < p).astype("float32")
         shifts = places.integers(0, cell, (number, len(size)))
-        enlarged = resize(kept, (cells,) * len(size), large, np)
-        cut = [
-            mask[tuple(slice(s, s + n) for s, n in zip(shift, size, strict=True))]
-            for mask, shift in zip(enlarged, shifts, strict=True)
-        ]
-        yield np.stack(cut).reshape(number, -1)
+        masks = np.empty((number, *size), "float32")
+        for mask, coarse, shift in zip(masks, kept, shifts, strict=True):
+            mask[:] = _enlarged(coarse, lines, shift, size)
+        yield masks.reshape(number, -1)
+
+
+def _enlarged(coarse: Portion, lines: Sequence[Portion], shift: NDArray[np.int64], size: Grid) -> Portion:
+    """A coarse grid enlarged by the matrices of its axes, of which only what is cut out at a place is made."""
+    for axis, (line, start, n) in enumerate(zip(lines, shift, size, strict=True)):
+        coarse = np.moveaxis(np.moveaxis(coarse, axis, -1) @ line[:, start : start + n], -1, axis)
+    return coarse
 
 
 def _windows(starts: list[list[int]], sides: Grid, size: Grid) -> Iterator[Portion]:
