@@ -17,8 +17,6 @@ VIEWS = ["recipro-cam", "integrated-grad-cam?steps=4", "rsi-grad-cam?steps=4", "
 BLIND = {
     "grad-cam-counterfactual": "what speaks against an animal need not be the other one",
     "normgrad": "norms have no sign: where the score is decided, for or against",
-    "winsor-cam": "the first convolutions weigh most, and they see edges of both animals",
-    "refine-cam": "a product of all stages: what the first one sees of the dog's dark face is left of either map",
 }
 """Methods that do not tell the two apart here, and why."""
 
