@@ -266,9 +266,9 @@ def spread(t: Array, xp: Xp) -> Array:
 
     Minimum and maximum are over all places and channels; where they are equal, it is 0 (Srinivas and Fleuret 2019).
     """
-    shape = (-1, *t.shape[1:])
-    flat = xp.reshape(xp.abs(t), (-1, math.prod(t.shape[1:])))
-    return xp.sum(xp.reshape(maps.min_max(flat, xp), shape), axis=-1)
+    sizes = xp.abs(t)
+    least, greatest = (extreme(sizes, axis=(1, 2), keepdims=True)[..., 0] for extreme in (xp.min, xp.max))
+    return maps.divide(xp.sum(sizes, axis=-1) - t.shape[-1] * least, greatest - least, xp)
 
 
 @dataclass(frozen=True, slots=True)

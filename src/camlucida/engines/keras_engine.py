@@ -193,6 +193,10 @@ class KerasEngine(StudyingEngine[KerasAnatomy]):
             so that they keep their derivatives.
         """
 
+    def _for_masks(self, images: Array, rows: Array) -> Array:
+        """The image of each mask; a single one as it is, since it need not be copied to be multiplied."""
+        return images if images.shape[0] == 1 else keras.ops.take(images, rows, axis=0)
+
     def _working(self) -> contextlib.AbstractContextManager[Any]:
         """What must be so while the model runs."""
         return contextlib.nullcontext()
@@ -265,13 +269,16 @@ class KerasEngine(StudyingEngine[KerasAnatomy]):
         shape = tuple(int(n) for n in image.shape[1:])
         masks = masks_over(shape, masks, probes, known.anatomy.channels_first, keras.ops)
 
+        def repeated(x: Array) -> Array:
+            return keras.ops.take(x, rows, axis=0)
+
         def masked(x: Array) -> Array:
-            repeated = keras.ops.take(x, rows, axis=0)
             if x is not image:
-                return repeated
+                return repeated(x)
             dtype = x.dtype if keras.backend.is_float_dtype(x.dtype) else masks.dtype
-            shown = None if base is None else keras.ops.cast(keras.ops.take(base, rows, axis=0), dtype)
-            return blended(keras.ops.cast(repeated, dtype), keras.ops.cast(masks, dtype), shown)
+            images = keras.ops.cast(self._for_masks(x, rows), dtype)
+            shown = None if base is None else keras.ops.cast(repeated(base), dtype)
+            return blended(images, keras.ops.cast(masks, dtype), shown)
 
         logits, probabilities = forward(
             self._model, mapped(masked, inputs), {}, lambda _, x: x, known.end, probes.output

@@ -47,6 +47,9 @@ class KerasTensorFlow(KerasEngine):
 
         return self._steps.get((key, signature(inputs)), trace)(*tensors)
 
+    def _for_masks(self, images: Array, rows: Array) -> Array:
+        return tf.cond(tf.shape(images)[0] == 1, lambda: images, lambda: tf.gather(images, rows))
+
     def _differentiated(
         self, run: Run, explained: Explained, curved: Sequence[Sequence[str]], shapes: Shapes, rule: Rule
     ) -> tuple[Passed, dict[str, Array], list[Gradients], list[Gradients], tuple[str, ...]]:
