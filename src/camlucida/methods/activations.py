@@ -82,7 +82,7 @@ def kpca_cam(A: Array, xp: Xp, *, kernel: str = "sigmoid", gamma: float | None =
 @method(
     "fem",
     title="FEM",
-    source="Fuad et al. 2020, Features Understanding in 3D CNNs for Actions Recognition in Video, IPTA",
+    source="Fuad et al. 2020, FEM, IPTA",
     cost="1 F",
 )
 def fem(A: Array, xp: Xp, *, kappa: float = 2.0) -> Array:
@@ -104,7 +104,7 @@ def fem(A: Array, xp: Xp, *, kappa: float = 2.0) -> Array:
 @method(
     "lafam",
     title="LaFAM",
-    source="2024, LaFAM: Unsupervised Feature Attribution with Label-free Activation Maps, arXiv:2407.06059",
+    source="2024, LaFAM, arXiv:2407.06059",
     cost="1 F",
     offset=True,
     proof=("11",),
@@ -121,7 +121,7 @@ def lafam(A: Array, xp: Xp) -> Array:
 @method(
     "activations",
     title="Activations",
-    source="Zeiler and Fergus 2014, Visualizing and Understanding Convolutional Networks, arXiv:1311.2901, section 2",
+    source="Zeiler and Fergus 2014, Visualizing and Understanding Convolutional Networks, arXiv:1311.2901",
     cost="1 F",
     gives="pixels",
 )
@@ -137,7 +137,7 @@ def activations(A: Array, xp: Xp) -> Array:
 @method(
     "dff",
     title="Deep Feature Factorization",
-    source="Collins et al. 2018, Deep Feature Factorization For Concept Discovery, arXiv:1806.10206, eq. 4",
+    source="Collins et al. 2018, Deep Feature Factorization For Concept Discovery, arXiv:1806.10206",
     cost="1 F",
     gives="pixels",
     host=True,

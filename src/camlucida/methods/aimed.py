@@ -20,7 +20,7 @@ def _finer(
 @method(
     "finer-cam",
     title="Finer-CAM",
-    source="Zhang et al. 2025, Finer-CAM: Spotting the Difference Reveals Finer Details, arXiv:2501.11309, eq. 5",
+    source="Zhang et al. 2025, Finer-CAM: Spotting the Difference Reveals Finer Details, arXiv:2501.11309",
     cost="1 F + 1 B",
     variants={"paper": "logit", "official": "logit"},
     gives="weights",
@@ -50,7 +50,7 @@ def _contrast(target: Classes, *, base: Base = "mean") -> Contrast:
 @method(
     "diffgrad-cam",
     title="DiffGradCAM",
-    source="2025, DiffGradCAM: A Universal Class Activation Map Resistant to Adversarial Training, arXiv:2506.08514",
+    source="2025, DiffGradCAM, arXiv:2506.08514",
     cost="1 F + 1 B",
     gives="weights",
     aim=_contrast,
@@ -70,7 +70,7 @@ def diffgrad_cam(G: Array, xp: Xp) -> Array:
 @method(
     "shapley-cam",
     title="ShapleyCAM",
-    source="Cai 2025, CAMs as Shapley Value-based Explainers, arXiv:2501.06261, eq. 14",
+    source="Cai 2025, CAMs as Shapley Value-based Explainers, arXiv:2501.06261",
     cost="1 F + 2 B",
     gives="weights",
     aim=lambda target: Rest(target),

@@ -83,7 +83,7 @@ def chefer(xp: Xp) -> Asking:
     "rollout",
     title="Attention rollout",
     asks=Need.ATTENTION,
-    source="Abnar and Zuidema 2020, Quantifying Attention Flow in Transformers, arXiv:2005.00928, section 3",
+    source="Abnar and Zuidema 2020, Quantifying Attention Flow in Transformers, arXiv:2005.00928",
     cost="2 F",
     place="input",
     signed=False,

@@ -31,7 +31,7 @@ _RATE, _STEPS, _TV, _ENERGY = 1e-2, 200, 2e-3, 1e-4
 @method(
     "augmented-grad-cam",
     title="Augmented Grad-CAM",
-    source="Morbidelli et al. 2020, Augmented Grad-CAM: Heat-Maps Super Resolution Through Augmentation, ICASSP, eq. 3",
+    source="Morbidelli et al. 2020, Augmented Grad-CAM: Heat-Maps Super Resolution Through Augmentation, ICASSP",
     cost="1 F + 100 F + 100 B",
     asks=Need.VIEWS,
     uncertain="the unit of the maps is not told: they are scaled to 1, and the rate is ten times that of the code",

@@ -9,7 +9,7 @@ from camlucida.xp import Xp
 @method(
     "hirescam",
     title="HiResCAM",
-    source="Draelos and Carin 2020, Use HiResCAM instead of Grad-CAM, arXiv:2011.08891, eq. 5",
+    source="Draelos and Carin 2020, Use HiResCAM instead of Grad-CAM, arXiv:2011.08891",
     cost="1 F + 1 B",
     gives="weights",
     proof=("2", "3", "8", "12", "13", "15", "19"),
@@ -47,7 +47,7 @@ def grad_cam_elementwise(A: Array, G: Array, xp: Xp) -> Array:
 @method(
     "layercam",
     title="LayerCAM",
-    source="Jiang et al. 2021, LayerCAM: Exploring Hierarchical Class Activation Maps, IEEE TIP 30, eq. 6 and 7",
+    source="Jiang et al. 2021, LayerCAM: Exploring Hierarchical Class Activation Maps, IEEE TIP 30",
     cost="1 F + 1 B",
     gives="weights",
     signed=False,

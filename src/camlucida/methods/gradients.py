@@ -29,7 +29,7 @@ def grad_cam(G: Array, xp: Xp) -> Array:
 @method(
     "grad-cam-counterfactual",
     title="Counterfactual Grad-CAM",
-    source="Selvaraju et al. 2017, Grad-CAM: Visual Explanations from Deep Networks, arXiv:1610.02391, section 3.3",
+    source="Selvaraju et al. 2017, Grad-CAM: Visual Explanations from Deep Networks, arXiv:1610.02391",
     cost="1 F + 1 B",
     gives="weights",
     proof=("14",),
@@ -77,7 +77,7 @@ def grad_cam_plus_plus(A: Array, G: Array, xp: Xp, *, variant: Variant = "paper"
 @method(
     "xgrad-cam",
     title="XGrad-CAM",
-    source="Fu et al. 2020, Axiom-based Grad-CAM, arXiv:2008.02312, eq. 8",
+    source="Fu et al. 2020, Axiom-based Grad-CAM, arXiv:2008.02312",
     cost="1 F + 1 B",
     gives="weights",
     proof=("2", "8", "13", "15"),

@@ -29,7 +29,7 @@ def _blurred(x: Array, sigma: float, radius: int) -> NDArray[np.float32]:
 @method(
     "group-cam",
     title="Group-CAM",
-    source="Zhang et al. 2021, Group-CAM: Group Score-Weighted Visual Explanations, arXiv:2103.13859, eq. 4 to 8",
+    source="Zhang et al. 2021, Group-CAM: Group Score-Weighted Visual Explanations, arXiv:2103.13859",
     cost="1 F + 1 B + 33 F",
     asks=Need.SCORES,
     score="probability",
@@ -59,7 +59,7 @@ def group_cam(A: Array, G: Array, grid: Grid, x: Array, xp: Xp, *, groups: int =
 @method(
     "decom-cam",
     title="DecomCAM",
-    source="2024, DecomCAM: Advancing Beyond Saliency Maps through Decomposition and Integration, arXiv:2405.18882",
+    source="2024, DecomCAM, arXiv:2405.18882",
     cost="1 F + 1 B + 10 F",
     asks=Need.SCORES,
     score="probability",

@@ -12,7 +12,7 @@ from camlucida.xp import Xp
 @method(
     "random-cam",
     title="Random-CAM",
-    source="the null baseline of Cai 2025, CAMs as Shapley Value-based Explainers, arXiv:2501.06261, section 5",
+    source="the null baseline of Cai 2025, CAMs as Shapley Value-based Explainers, arXiv:2501.06261",
     cost="1 F",
     gives="weights",
 )
@@ -29,7 +29,7 @@ def random_cam(A: Array, xp: Xp, *, seed: int = 0) -> Array:
 @method(
     "fake-cam",
     title="Fake-CAM",
-    source="Poppi et al. 2021, Revisiting The Evaluation of Class Activation Mapping, arXiv:2104.10252, section 3.1",
+    source="Poppi et al. 2021, Revisiting The Evaluation of Class Activation Mapping, arXiv:2104.10252",
     cost="none",
     place="input",
     signed=False,

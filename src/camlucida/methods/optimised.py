@@ -16,7 +16,7 @@ from camlucida.xp import Xp
 @method(
     "opti-cam",
     title="Opti-CAM",
-    source="Zhang et al. 2024, Opti-CAM: Optimizing saliency maps for interpretability, arXiv:2301.07002, eq. 7 to 11",
+    source="Zhang et al. 2024, Opti-CAM: Optimizing saliency maps for interpretability, arXiv:2301.07002",
     cost="1 F + 50 F + 50 B to the image",
     asks=Need.VIEWS,
     offset=True,

@@ -18,7 +18,7 @@ _AT_ONCE = 8
 @method(
     "gradient",
     title="Gradient",
-    source="Simonyan et al. 2014, Deep Inside Convolutional Networks, arXiv:1312.6034, section 3.1",
+    source="Simonyan et al. 2014, Deep Inside Convolutional Networks, arXiv:1312.6034",
     cost="1 F + 1 B to the image",
     place="input",
     gives="pixels",
@@ -122,7 +122,7 @@ def _noisy(x: Array, samples: int, spread: float, seed: int) -> Generator[Views,
 @method(
     "integrated-gradients",
     title="Integrated Gradients",
-    source="Sundararajan et al. 2017, Axiomatic Attribution for Deep Networks, arXiv:1703.01365, eq. 1 and 3",
+    source="Sundararajan et al. 2017, Axiomatic Attribution for Deep Networks, arXiv:1703.01365",
     cost="m F + m B to the image",
     asks=Need.VIEWS,
     place="input",
@@ -161,7 +161,7 @@ def _told(seen: Seen) -> list[tuple[str, ...]]:
 @method(
     "guided-backprop",
     title="Guided Backpropagation",
-    source="Springenberg et al. 2015, Striving for Simplicity: The All Convolutional Net, arXiv:1412.6806, section 3.4",
+    source="Springenberg et al. 2015, Striving for Simplicity: The All Convolutional Net, arXiv:1412.6806",
     cost="2 F + 1 B to the image",
     asks=(Need.VIEWS, Need.RULES),
     place="input",
@@ -183,7 +183,7 @@ def guided_backprop(x: Array, xp: Xp) -> Generator[Views, Seen, Laid]:
 @method(
     "deconvnet",
     title="Deconvnet",
-    source="Zeiler and Fergus 2014, Visualizing and Understanding Convolutional Networks, arXiv:1311.2901, section 2.1",
+    source="Zeiler and Fergus 2014, Visualizing and Understanding Convolutional Networks, arXiv:1311.2901",
     cost="2 F + 1 B to the image",
     asks=(Need.VIEWS, Need.RULES),
     place="input",
@@ -202,7 +202,7 @@ def deconvnet(x: Array, xp: Xp) -> Generator[Views, Seen, Laid]:
 @method(
     "guided-grad-cam",
     title="Guided Grad-CAM",
-    source="Selvaraju et al. 2017, Grad-CAM: Visual Explanations from Deep Networks, arXiv:1610.02391, section 3.2",
+    source="Selvaraju et al. 2017, Grad-CAM: Visual Explanations from Deep Networks, arXiv:1610.02391",
     cost="2 F + 2 B",
     asks=(Need.VIEWS, Need.RULES),
     gives="pixels",

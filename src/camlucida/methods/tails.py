@@ -20,7 +20,7 @@ def _contributions(A: Array, W: Array, xp: Xp) -> Array:
 @method(
     "ablation-cam",
     title="Ablation-CAM",
-    source="Desai and Ramaswamy 2020, Ablation-CAM: Visual Explanations via Gradient-free Localization, WACV, eq. 4",
+    source="Desai and Ramaswamy 2020, Ablation-CAM: Visual Explanations via Gradient-free Localization, WACV",
     cost="1 F + K F of what follows the layer",
     asks=Need.TAIL,
     gives="weights",
@@ -57,7 +57,7 @@ def _read(A: Array, head: Readout, grid: Grid, xp: Xp, *, gaussian: bool = False
 @method(
     "recipro-cam",
     title="ReciproCAM",
-    source="Byun and Lee 2024, ReciproCAM: Lightweight Gradient-free Class Activation Map, arXiv:2209.14074, eq. 3",
+    source="Byun and Lee 2024, ReciproCAM: Lightweight Gradient-free Class Activation Map, arXiv:2209.14074",
     cost="1 F + places F of what follows the layer",
     asks=Need.TAIL,
     score="probability",
@@ -89,7 +89,7 @@ def recipro_cam(A: Array, grid: Grid, xp: Xp, *, gaussian: bool = False) -> Gene
 @method(
     "lift-cam",
     title="LIFT-CAM",
-    source="Jung and Oh 2021, Towards Better Explanations of Class Activation Mapping, arXiv:2102.05228, eq. 10",
+    source="Jung and Oh 2021, Towards Better Explanations of Class Activation Mapping, arXiv:2102.05228",
     cost="1 F + 1 F and 1 B of what follows the layer",
     asks=(Need.VIEWS, Need.DEEPLIFT),
     gives="weights",

@@ -62,7 +62,7 @@ def smooth_grad_cam_plus_plus(
 @method(
     "integrated-grad-cam",
     title="Integrated Grad-CAM",
-    source="Sattarzadeh et al. 2021, Integrated Grad-CAM, arXiv:2102.07805, eq. 7",
+    source="Sattarzadeh et al. 2021, Integrated Grad-CAM, arXiv:2102.07805",
     cost="2 F + m F + m B",
     asks=Need.VIEWS,
     variants={"paper": "logit", "official": "logit"},
@@ -98,7 +98,7 @@ def integrated_grad_cam(
 @method(
     "rsi-grad-cam",
     title="RSI-Grad-CAM",
-    source="Lerma and Lucas 2022, Grad-CAM++ is Equivalent to Grad-CAM With Positive Gradients, arXiv:2205.10900",
+    source="Lerma and Lucas 2022, RSI-Grad-CAM, arXiv:2205.10900",
     cost="1 F + m F + m B",
     asks=Need.VIEWS,
     gives="weights",
