@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from camlucida import targets
+from camlucida.engines import engine_for
 from camlucida.engines.base import Job, Request
 from camlucida.types import Need
 
@@ -56,3 +57,8 @@ def everything(layers, wanted, scores=None, **more):
     """A request for the activations at some layers, and for the gradients of all targets with respect to them."""
     pairs = frozenset((path, t) for path in layers for t in range(len(wanted)))
     return request(layers, wanted, scores, activations=frozenset(layers), gradients=pairs, **more)
+
+
+def seen(this, request):
+    """What an engine answers to a request, of a network with its inputs."""
+    return engine_for(this.model).evidence(this.inputs, request)

@@ -3,6 +3,8 @@
 One process tests one backend: KERAS_BACKEND names it.
 """
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ from keras import layers, ops  # noqa: E402
 
 import camlucida as cl  # noqa: E402
 import frameworks  # noqa: E402
-from asking import Given, Read, everything, request  # noqa: E402
+from asking import Given, Read, everything, request, seen  # noqa: E402
 from camlucida.engines import Probes, engine_for  # noqa: E402
 from camlucida.engines.base import INPUT, image_of  # noqa: E402
 from camlucida.errors import ConditionError  # noqa: E402
@@ -34,18 +36,7 @@ DIFFERENCE = cl.targets.difference(0, 1).bind(int, CLASSES)
 @pytest.fixture(scope="module")
 def network():
     """Networks by name, each built once."""
-    built = {}
-
-    def get(name):
-        if name not in built:
-            built[name] = NETWORKS[name]()
-        return built[name]
-
-    return get
-
-
-def seen(this, request):
-    return engine_for(this.model).evidence(this.inputs, request)
+    return functools.cache(lambda name: NETWORKS[name]())
 
 
 def tensors(this):

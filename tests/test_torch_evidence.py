@@ -1,5 +1,7 @@
 """What a pass of the engine for torch yields, held against networks whose two halves are written out by hand."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
 import camlucida as cl  # noqa: E402
-from asking import Given, Read, everything, request  # noqa: E402
+from asking import Given, Read, everything, request, seen  # noqa: E402
 from camlucida.engines import Probes, engine_for  # noqa: E402
 from camlucida.engines.base import INPUT, image_of  # noqa: E402
 from camlucida.errors import ConditionError  # noqa: E402
@@ -26,18 +28,7 @@ FROZEN = {"no_grad_backbone", "no_grad_backbone_deep", "inference_backbone", "in
 @pytest.fixture(scope="module")
 def network():
     """Networks by name, each built once."""
-    built = {}
-
-    def get(name):
-        if name not in built:
-            built[name] = NETWORKS[name]()
-        return built[name]
-
-    return get
-
-
-def seen(this, request):
-    return engine_for(this.model).evidence(this.inputs, request)
+    return functools.cache(lambda name: NETWORKS[name]())
 
 
 def path(this):

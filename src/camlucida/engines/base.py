@@ -174,6 +174,25 @@ class Anatomy:
         return tuple(info.path for info in self.layers if "conv" in info.kind.lower() and math.prod(info.grid) > 1)
 
 
+OPEN = frozenset(
+    {
+        Need.WEIGHTS,
+        Need.HEAD,
+        Need.ACTIVATIONS,
+        Need.GRADIENT,
+        Need.CURVATURE,
+        Need.GRID,
+        Need.IMAGE,
+        Need.SCORES,
+        Need.TAIL,
+        Need.VIEWS,
+        Need.ATTENTION,
+        Need.BIASES,
+    }
+)
+"""What an engine serves that can look into its models and differentiate them; some serve other rules besides."""
+
+
 class Engine(Protocol):
     """A framework at work for one model. Inputs are NumPy arrays, or dicts, lists or tuples of them.
 
@@ -184,7 +203,7 @@ class Engine(Protocol):
     subject: str
     """What it works on, as error messages call it."""
     serves: frozenset[Need]
-    """What methods may ask of it."""
+    """What methods may ask of it; what it does not serve is never called."""
 
     def anatomy(self, inputs: Any, output: str | None = None) -> Anatomy:
         """What a dry run on the first of the inputs tells; made once per shape of inputs."""

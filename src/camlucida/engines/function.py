@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.engines import ends, host
-from camlucida.engines.attention import Attended, Attending
-from camlucida.engines.base import Altered, Anatomy, Probes, Request, image_of
+from camlucida.engines.base import Anatomy, Probes, Request, image_of
 from camlucida.engines.kept import Kept
 from camlucida.errors import CamlucidaError, ConditionError, RequestError, one_line
 from camlucida.trees import count, mapped, signature
@@ -58,22 +57,6 @@ class Function:
         """Scores ``(T, M)`` of masked inputs, as logits and as probabilities, in one call."""
         first = self.anatomy(inputs, probes.output).channels_first
         return host.judged(probes, self._answer(host.masked(_as_floats(inputs), probes, first), probes.output))
-
-    def tail(self, image: Any, altered: Altered) -> Mapping[Score, Array]:
-        """Nothing: a function has no layers.
-
-        Raises:
-            ConditionError: always.
-        """
-        raise ConditionError(f"the function {self._name} has no layers that could be altered")
-
-    def attention(self, inputs: Any, attending: Attending) -> Attended:
-        """Nothing: a function has no blocks.
-
-        Raises:
-            ConditionError: always.
-        """
-        raise ConditionError(f"the function {self._name} has no blocks whose attention could be looked at")
 
     def _study(self, inputs: Any, output: str | None) -> tuple[Anatomy, ends.Activation]:
         if output is not None:

@@ -190,7 +190,10 @@ def looked(
         wanted = attending.differentiated
         images = int(image_of(inputs).shape[0] or 0)
         shapes = {path: (images, *shape) for path, shape in zip(attentions, blocks.shapes, strict=True)}
-        explained = lambda scores: [scores[t][attending.scores[t]] for t in wanted]  # noqa: E731
+
+        def explained(scores: Any) -> list[Array]:
+            return [scores[t][attending.scores[t]] for t in wanted]
+
         _, P, found, *_ = differentiated(run, explained, [()] * len(wanted), shapes, "gradient")
         G = dict(zip(wanted, found, strict=True))
         _check(G)

@@ -14,16 +14,15 @@ import keras
 import numpy as np
 
 from camlucida.engines import ends, keras_biases
+from camlucida.engines.attending import AttendingEngine
 from camlucida.engines.attention import Attending, Blocks, Look
 from camlucida.engines.base import (
+    OPEN,
     Altered,
     Decomposition,
     Measured,
     Probes,
     Request,
-    blended,
-    image_of,
-    masks_over,
     raw_maps,
     score_both,
 )
@@ -32,12 +31,12 @@ from camlucida.engines.keras_anatomy import KerasAnatomy, find_head, study
 from camlucida.engines.keras_attention import find_blocks, looked
 from camlucida.engines.keras_end import head_weights
 from camlucida.engines.keras_forward import Tap, forward
+from camlucida.engines.keras_probes import masked_scores
 from camlucida.engines.keras_steps import Body
 from camlucida.engines.keras_tail import altered_scores, broadcasts, check_shape
-from camlucida.engines.studied import StudyingEngine
 from camlucida.errors import ConditionError
 from camlucida.trees import count, mapped, signature
-from camlucida.types import Array, Differentiated, Evidence, Need, Rule, Score
+from camlucida.types import Array, Differentiated, Evidence, Rule, Score
 from camlucida.xp import Xp
 
 
@@ -63,25 +62,10 @@ Shapes = Mapping[str, tuple[int | None, ...]]
 """Per layer, the shape of what it yields for the batch."""
 
 
-class KerasEngine(StudyingEngine[KerasAnatomy]):
+class KerasEngine(AttendingEngine[KerasAnatomy]):
     """A Keras model on some backend."""
 
-    serves = frozenset(
-        {
-            Need.WEIGHTS,
-            Need.HEAD,
-            Need.ACTIVATIONS,
-            Need.GRADIENT,
-            Need.CURVATURE,
-            Need.GRID,
-            Need.IMAGE,
-            Need.SCORES,
-            Need.TAIL,
-            Need.VIEWS,
-            Need.ATTENTION,
-            Need.BIASES,
-        }
-    )
+    serves = OPEN
     xp: Xp = keras.ops
 
     def __init__(self, model: Any) -> None:
@@ -123,7 +107,12 @@ class KerasEngine(StudyingEngine[KerasAnatomy]):
         data = [probes.rows, probes.masks, *probes.chosen, *base]
         key = ("probe", keys, probes.grid, probes.scaled, probes.output, bool(base))
         with self._working():
-            answer = self._run(key, inputs, data, lambda x, parts: self._probe(x, parts, probes, known))
+            answer = self._run(
+                key,
+                inputs,
+                data,
+                lambda x, parts: masked_scores(self._model, x, parts, probes, known, self._for_masks, self.xp),
+            )
             scores = _on_host(answer, len(probes.rows))
         return {kind: np.stack([score[kind] for score in scores]) for kind in ("logit", "probability")}
 
@@ -261,32 +250,6 @@ class KerasEngine(StudyingEngine[KerasAnatomy]):
             "gradients": {key: G[key] for key in request.gradients},
         }
         return answer, unguided
-
-    def _probe(self, inputs: Any, parts: list[Array], probes: Probes, known: KerasAnatomy) -> list[dict[Score, Array]]:
-        rows, masks, *chosen = parts
-        base = chosen.pop() if probes.base is not None else None
-        image = image_of(inputs)
-        shape = tuple(int(n) for n in image.shape[1:])
-        masks = masks_over(shape, masks, probes, known.anatomy.channels_first, keras.ops)
-
-        def repeated(x: Array) -> Array:
-            return keras.ops.take(x, rows, axis=0)
-
-        def masked(x: Array) -> Array:
-            if x is not image:
-                return repeated(x)
-            dtype = x.dtype if keras.backend.is_float_dtype(x.dtype) else masks.dtype
-            images = keras.ops.cast(self._for_masks(x, rows), dtype)
-            shown = None if base is None else keras.ops.cast(repeated(base), dtype)
-            return blended(images, keras.ops.cast(masks, dtype), shown)
-
-        logits, probabilities = forward(
-            self._model, mapped(masked, inputs), {}, lambda _, x: x, known.end, probes.output
-        )
-        pairs = zip(probes.targets, chosen, strict=True)
-        return [
-            score_both(target, logits, probabilities, keras.ops.take(c, rows, axis=0), self.xp) for target, c in pairs
-        ]
 
     def _find_blocks(self, image: Any, output: str | None) -> Blocks:
         with self._working():

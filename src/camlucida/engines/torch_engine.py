@@ -10,11 +10,21 @@ from typing import Any
 import torch
 
 from camlucida.engines import torch_xp
+from camlucida.engines.attending import AttendingEngine
 from camlucida.engines.attention import Attending, Blocks, Look
-from camlucida.engines.base import Altered, Decomposition, Probes, Request, blended, image_of, masks_over, score_both
+from camlucida.engines.base import (
+    OPEN,
+    Altered,
+    Decomposition,
+    Probes,
+    Request,
+    blended,
+    image_of,
+    masks_over,
+    score_both,
+)
 from camlucida.engines.choice import Call
 from camlucida.engines.kept import Kept
-from camlucida.engines.studied import StudyingEngine
 from camlucida.engines.torch_anatomy import TorchAnatomy, find_head, study
 from camlucida.engines.torch_attention import find_blocks, looked
 from camlucida.engines.torch_biases import decompositions
@@ -29,29 +39,11 @@ from camlucida.targets import BoundTarget
 from camlucida.trees import mapped, signature
 from camlucida.types import Array, Differentiated, Evidence, Need, Score
 
-_OPEN = frozenset(
-    {
-        Need.WEIGHTS,
-        Need.HEAD,
-        Need.ACTIVATIONS,
-        Need.GRADIENT,
-        Need.CURVATURE,
-        Need.GRID,
-        Need.IMAGE,
-        Need.SCORES,
-        Need.TAIL,
-        Need.VIEWS,
-        Need.ATTENTION,
-        Need.BIASES,
-        Need.RULES,
-        Need.RELEVANCE,
-        Need.DEEPLIFT,
-    }
-)
+_RULED = frozenset({Need.RULES, Need.RELEVANCE, Need.DEEPLIFT})
 _CLOSED = frozenset({Need.IMAGE, Need.SCORES})
 
 
-class Torch(StudyingEngine[TorchAnatomy]):
+class Torch(AttendingEngine[TorchAnatomy]):
     """A torch module."""
 
     backend = "torch"
@@ -63,7 +55,7 @@ class Torch(StudyingEngine[TorchAnatomy]):
         self._overruled: set[Hashable] = set()
         self._repeated: Kept[bool] = Kept()
         self._closed = isinstance(model, torch.jit.ScriptModule)  # no hook reaches into it
-        self.serves = _CLOSED if self._closed else _OPEN
+        self.serves = _CLOSED if self._closed else OPEN | _RULED
 
     @property
     def subject(self) -> str:

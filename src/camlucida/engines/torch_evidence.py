@@ -17,7 +17,7 @@ from camlucida.engines.torch_outputs import check_rows
 from camlucida.engines.torch_relevance import rules_of
 from camlucida.errors import ConditionError
 from camlucida.trees import count
-from camlucida.types import Array, Head
+from camlucida.types import Array, Head, Score
 
 
 def evidence(
@@ -61,18 +61,11 @@ def evidence(
     with torch.set_grad_enabled(differentiating):
         if lifting:
             logits, probabilities = logits[:images], None if probabilities is None else probabilities[:images]
-        parameters = [torch.tensor(t.parameters(len(logits)), device=logits.device) for t in request.targets]
-        pairs = list(zip(request.targets, parameters, strict=True))
-        chosen = [target.choose(logits.detach(), p, torch_xp) for target, p in pairs]
-        scores = [
-            score_both(target, logits, probabilities, c, torch_xp)
-            for target, c in zip(request.targets, chosen, strict=True)
-        ]
+        chosen, scores = _scored(request, logits, probabilities)
     gradients, curvatures = cut.derivatives([scores[t][request.scores[t]] for t in wanted], request.curved)
-    missing = [path for found in gradients for path, g in found.items() if g is None]
-    if missing and not overrule:
-        return None
-    if missing:
+    if missing := [path for found in gradients for path, g in found.items() if g is None]:
+        if not overrule:
+            return None
         where = f"layer {missing[0]!r}; choose one on the way to it" if missing[0] else "the image"
         raise ConditionError(f"the score does not depend on {where}")
     A = {path: known.flat(path, x.detach()) for path, x in cut.kept.items()}
@@ -80,9 +73,8 @@ def evidence(
         {(path, t): known.flat(path, d) for t, found in zip(wanted, each, strict=True) for path, d in found.items()}
         for each in (gradients, curvatures)
     )
+    behind = _heads(taken, heads, A, known)
     grids = {path: known.grid(path, inputs) for path in request.layers}
-    weights = iter(taken)
-    behind = {path: _head([next(weights) for _ in calls], A[path], known) for path, calls in heads.items()}
     return {
         "outputs": logits,
         "probabilities": probabilities,
@@ -96,5 +88,31 @@ def evidence(
     }
 
 
-def _head(taken: Sequence[tuple[Array, Array | None]], A: Array, known: TorchAnatomy) -> Head:
-    return ends.head_of_classes(known.end.activation, head_weights(taken, A.shape[-1], A.device), torch_xp)
+def _scored(
+    request: Request, logits: Array, probabilities: Array | None
+) -> tuple[list[Array], list[dict[Score, Array]]]:
+    """Per target, the classes ``(B, n)`` that it means, and both of its scores ``(B,)``."""
+    parameters = [torch.tensor(t.parameters(len(logits)), device=logits.device) for t in request.targets]
+    pairs = list(zip(request.targets, parameters, strict=True))
+    chosen = [target.choose(logits.detach(), p, torch_xp) for target, p in pairs]
+    scores = [
+        score_both(target, logits, probabilities, c, torch_xp)
+        for target, c in zip(request.targets, chosen, strict=True)
+    ]
+    return chosen, scores
+
+
+def _heads(
+    taken: Sequence[tuple[Array, Array | None]],
+    heads: Mapping[str, list[Call]],
+    A: Mapping[str, Array],
+    known: TorchAnatomy,
+) -> dict[str, Head]:
+    """Per layer the head behind it, from the weights and biases that the run took along, in order."""
+    given, ending = iter(taken), known.end.activation
+    return {
+        path: ends.head_of_classes(
+            ending, head_weights([next(given) for _ in calls], A[path].shape[-1], A[path].device), torch_xp
+        )
+        for path, calls in heads.items()
+    }
