@@ -84,7 +84,7 @@ def run(method, a, xp=np):
 
 def seen(method, result):
     """The map that people see, of pixels with colours."""
-    if method.method.gives != "pixels":
+    if method.method.gives not in ("pixels", "channels"):
         return result
     return result.sum(axis=-1) if method.method.shown == "sum" else np.abs(result).max(axis=-1)
 

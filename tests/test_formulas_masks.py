@@ -186,7 +186,6 @@ def test_a_map_of_scores_is_finite(name, value):
     ],
 )
 def test_options_that_make_no_masks(text, message):
-    generator = asking(text, pictures())
     with pytest.raises(RequestError, match=message) as caught:
-        next(generator)
+        next(asking(text, pictures()))
     assert "\n" not in str(caught.value)

@@ -74,7 +74,9 @@ def test_every_option_can_be_given_in_words(name):
     for key, default in method.options.items():
         assert default is None or isinstance(default, int | float | str)
         assert configure(f"{name}?{key}={default}") == configure(name)
-        assert configure(f"{name}?{key}=17").label == f"{name}?{key}=17"
+        others = (17, 0.25, not default, "max", "rbf", "activation", "-")
+        other = next(value for value in others if method.domains[key].holds(value))
+        assert configure(f"{name}?{key}={other}").label == f"{name}?{key}={other}"
 
 
 def test_options_are_found_in_the_formula_and_in_the_aim():
@@ -217,3 +219,28 @@ def test_aims_that_cannot_be_taken(text):
     with pytest.raises(RequestError, match=text.partition("?")[0]) as caught:
         configure(text).aimed(targets.class_(1))
     assert "\n" not in str(caught.value)
+
+
+# What options may be
+
+
+OPTIONS = [(name, key) for name, m in methods().items() for key in m.options]
+
+
+@pytest.mark.parametrize(("name", "key"), OPTIONS)
+def test_every_option_says_what_it_may_be(name, key):
+    method = methods()[name]
+    assert set(method.domains) == set(method.options)
+    assert method.domains[key].holds(method.options[key])
+
+
+@pytest.mark.parametrize(("name", "key"), OPTIONS)
+@pytest.mark.parametrize("value", ["nonsense", -1.5, float("nan"), float("inf"), pytest.param(10**400, id="huge")])
+def test_a_value_that_an_option_may_not_have_is_refused_before_anything_runs(name, key, value):
+    domain = methods()[name].domains[key]
+    if domain.holds(value):
+        assert isinstance(value, float | int)
+        assert configure(name, None, {key: value}).options == ((key, value),)
+        return
+    with pytest.raises(RequestError, match=re.escape(f"{key}={value!r} of {name} is not {domain.text}")):
+        configure(name, None, {key: value})

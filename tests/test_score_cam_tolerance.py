@@ -53,7 +53,7 @@ def test_without_tolerance_nothing_is_left_out():
 
 @pytest.mark.parametrize("tolerance", [-0.1, 1, "'much'"])
 def test_a_tolerance_that_is_none(tolerance):
-    with pytest.raises(RequestError, match=r"tolerance=.* of score-cam is not a number from 0 to below 1"):
+    with pytest.raises(RequestError, match=r"tolerance=.* of score-cam is not a number from 0 and below 1"):
         found(Uneven(0), f"score-cam?tolerance={tolerance}")
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.errors import RequestError
 from camlucida.maps import principal
+from camlucida.methods.domains import number, whole, word
 from camlucida.methods.registry import method
 from camlucida.types import Array
 from camlucida.xp import Xp
@@ -50,6 +50,7 @@ _ROUNDING = 1e-6
     source="Karmani et al. 2024, KPCA-CAM: Visual Explainability using Kernel PCA, arXiv:2410.00267",
     cost="1 F",
     proof=("23",),
+    options={"kernel": word(*_KERNELS), "gamma": number(or_none=True)},
 )
 def kpca_cam(A: Array, xp: Xp, *, kernel: str = "sigmoid", gamma: float | None = None) -> Array:
     """L_u = √λ e_u,   N e = λ e,   N_uv = kernel(A_u, A_v), centred
@@ -61,10 +62,6 @@ def kpca_cam(A: Array, xp: Xp, *, kernel: str = "sigmoid", gamma: float | None =
     The map sums to zero. Its sign, which the paper leaves open, is the one with which it goes along with the mean
     activation. The sigmoid saturates where activations are large; a smaller γ helps.
     """
-    if kernel not in _KERNELS:
-        raise RequestError(f"kernel={kernel!r} of kpca-cam is none of {', '.join(_KERNELS)}")
-    if gamma is not None and not isinstance(gamma, int | float):
-        raise RequestError(f"gamma={gamma!r} of kpca-cam is not a number")
     dot = xp.matmul(A, xp.moveaxis(A, 1, 2))
     norms = xp.sum(A * A, axis=-1)
     square = norms[:, :, None] + norms[:, None, :] - 2 * dot
@@ -84,6 +81,7 @@ def kpca_cam(A: Array, xp: Xp, *, kernel: str = "sigmoid", gamma: float | None =
     title="FEM",
     source="Fuad et al. 2020, FEM, IPTA",
     cost="1 F",
+    options={"kappa": number()},
 )
 def fem(A: Array, xp: Xp, *, kappa: float = 2.0) -> Array:
     """L_u = Σ_k μ_k [A_uk ≥ μ_k + κ σ_k]
@@ -93,8 +91,6 @@ def fem(A: Array, xp: Xp, *, kappa: float = 2.0) -> Array:
 
     pytorch-grad-cam weighs by the share of strong places and multiplies the activations themselves.
     """
-    if not isinstance(kappa, int | float):
-        raise RequestError(f"kappa={kappa!r} of fem is not a number")
     μ, σ = xp.mean(A, axis=1, keepdims=True), xp.std(A, axis=1, keepdims=True)
     constant = xp.max(A, axis=1, keepdims=True) == xp.min(A, axis=1, keepdims=True)
     strong = xp.where(constant, True, μ + kappa * σ <= A)
@@ -123,12 +119,12 @@ def lafam(A: Array, xp: Xp) -> Array:
     title="Activations",
     source="Zeiler and Fergus 2014, Visualizing and Understanding Convolutional Networks, arXiv:1311.2901",
     cost="1 F",
-    gives="pixels",
+    gives="channels",
 )
 def activations(A: Array, xp: Xp) -> Array:
     """L_uk = A_uk
 
-    A_uk is the activation of channel k at place u: what each channel sees. `pixels` holds a map per channel, which
+    A_uk is the activation of channel k at place u: what each channel sees. `channels` holds a map per channel, which
     `sheet()` shows as pictures side by side; the map itself is their sum.
     """
     return A
@@ -139,24 +135,22 @@ def activations(A: Array, xp: Xp) -> Array:
     title="Deep Feature Factorization",
     source="Collins et al. 2018, Deep Feature Factorization For Concept Discovery, arXiv:1806.10206",
     cost="1 F",
-    gives="pixels",
+    gives="channels",
     host=True,
     proof=("23",),
+    options={"concepts": whole(), "iterations": whole(), "seed": whole(0)},
 )
 def dff(A: Array, xp: Xp, *, concepts: int = 4, iterations: int = 200, seed: int = 0) -> Array:
     """A ≈ W H,   W ≥ 0,   H ≥ 0
 
     The activations of all images of a batch, one row per place, as a product of non-negative matrices: H has a row for
-    each of a few concepts (an eye, fur, grass), W tells where they are. `pixels` holds a map per concept, which
+    each of a few concepts (an eye, fur, grass), W tells where they are. `channels` holds a map per concept, which
     `concepts()` shows in colours with a legend; the map itself is their sum. The same concepts for all images of a
     batch; the images of another batch have their own. Negative activations count as zero, as after a ReLU.
 
     Multiplicative updates from a random start, as the authors' code has them (it stops at a tolerance, this one after
     `iterations`). pytorch-grad-cam subtracts the least value of each channel instead of rectifying.
     """
-    for name, value in {"concepts": concepts, "iterations": iterations}.items():
-        if not isinstance(value, int) or value < 1:
-            raise RequestError(f"{name}={value!r} of dff is not a whole number above 0")
     M = np.maximum(A.reshape(-1, A.shape[-1]).astype("float64"), 0)
     scale = M.max()
     W, H = _factors(M / scale if scale else M, concepts, iterations, np.random.default_rng(seed))

@@ -1,6 +1,6 @@
 """Gradient methods that explain another score than the one of the class alone."""
 
-from camlucida.errors import RequestError
+from camlucida.methods.domains import number, whole, word
 from camlucida.methods.registry import Variant, method
 from camlucida.targets import Classes, Contrast, Finer, Rest
 from camlucida.targets.compared import BASES, Base
@@ -11,8 +11,6 @@ from camlucida.xp import Xp
 def _finer(
     target: Classes, *, references: int = 3, gamma: float = 0.6, alpha: float = 1.0, variant: Variant = "paper"
 ) -> Finer:
-    if not isinstance(references, int) or references < 1:
-        raise RequestError(f"references={references!r} of finer-cam is not a whole number above 0")
     official = variant == "official"
     return Finer(target, references, alpha if official else gamma, official)
 
@@ -27,6 +25,7 @@ def _finer(
     aim=_finer,
     proof=("9",),
     uncertain="γ = 0.6 and three references are the defaults as a library has them; the paper was not read again",
+    options={"references": whole(), "gamma": number(), "alpha": number()},
 )
 def finer_cam(G: Array, xp: Xp) -> Array:
     """L_u = Σ_k w_k A_uk,   w_k = mean_u ∂s/∂A_uk,   s = y_c - γ mean_t y_t
@@ -42,8 +41,6 @@ def finer_cam(G: Array, xp: Xp) -> Array:
 
 
 def _contrast(target: Classes, *, base: Base = "mean") -> Contrast:
-    if base not in BASES:
-        raise RequestError(f"base={base!r} of diffgrad-cam is none of {', '.join(BASES)}")
     return Contrast(target, base)
 
 
@@ -56,6 +53,7 @@ def _contrast(target: Classes, *, base: Base = "mean") -> Contrast:
     aim=_contrast,
     proof=("9",),
     uncertain="the score is as summaries tell it; the paper was not read again",
+    options={"base": word(*BASES)},
 )
 def diffgrad_cam(G: Array, xp: Xp) -> Array:
     """L_u = Σ_k w_k A_uk,   w_k = mean_u ∂s/∂A_uk,   s = y_c - base(y_j, j ≠ c)

@@ -7,9 +7,9 @@ from collections.abc import Generator
 
 import numpy as np
 
-from camlucida.errors import RequestError
 from camlucida.maps import rectify
 from camlucida.methods.asks import Attended, Attention, Laid
+from camlucida.methods.domains import whole
 from camlucida.methods.registry import Variant, method
 from camlucida.types import Array, Need
 from camlucida.xp import Xp
@@ -30,6 +30,7 @@ Asking = Generator[Attention, Attended, Laid]
     offset=True,
     proof=("the last block alone is the gradient of the model's own score", "one linear block"),
     uncertain="whether the paper takes all blocks in each of its experiments was not read again",
+    options={"blocks": whole(or_none=True)},
 )
 def legrad(xp: Xp, *, blocks: int | None = None, variant: Variant = "paper") -> Asking:
     """L_t = Σ_l mean_h mean_q ReLU(∂s_l / ∂P_l[h, q, t]),   s_l = score(end(T_l))
@@ -46,8 +47,6 @@ def legrad(xp: Xp, *, blocks: int | None = None, variant: Variant = "paper") -> 
     blocks=N over the last N. All gradients come from one backward pass, since no s_l goes through another block.
     """
     count = blocks if blocks is not None else 2 if variant == "official" else None
-    if count is not None and (not isinstance(count, int) or count < 1):
-        raise RequestError(f"blocks={blocks!r} of legrad is not a whole number above 0")
     seen = yield Attention(_sensitivity, "blocks")
     E = np.sum(seen.blocks[-count:] if count else seen.blocks, axis=0)
     return Laid(np.asarray(E[:, list(seen.patches)], "float32"), seen.grid)

@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 from camlucida.errors import RequestError
 from camlucida.maps import resize
 from camlucida.methods.asks import Laid, Seen, Views
+from camlucida.methods.domains import whole
 from camlucida.methods.registry import method
+from camlucida.methods.sampling import portions
 from camlucida.types import Array, Grid, Need
 from camlucida.xp import Xp
 
 if TYPE_CHECKING:
     from scipy import sparse
-
-_AT_ONCE = 8
-"""How many copies of each image are asked for at a time."""
 
 _ANGLE = 0.5
 """The largest turn, in radians."""
@@ -35,6 +34,7 @@ _RATE, _STEPS, _TV, _ENERGY = 1e-2, 200, 2e-3, 1e-4
     cost="1 F + 100 F + 100 B",
     asks=Need.VIEWS,
     uncertain="the unit of the maps is not told: they are scaled to 1, and the rate is ten times that of the code",
+    options={"copies": whole(), "iterations": whole(), "seed": whole(0)},
 )
 def augmented_grad_cam(
     x: Array, xp: Xp, *, copies: int = 100, iterations: int = _STEPS, seed: int = 0
@@ -48,9 +48,6 @@ def augmented_grad_cam(
 
     It is for pictures of two axes.
     """
-    for name, value in {"copies": copies, "iterations": iterations}.items():
-        if not isinstance(value, int) or value < 1:
-            raise RequestError(f"{name}={value!r} of augmented-grad-cam is not a whole number above 0")
     size: Grid = x.shape[1:-1]
     if len(size) != 2:
         raise RequestError(f"augmented-grad-cam turns pictures of two axes, and this input has {len(size)}")
@@ -61,8 +58,8 @@ def augmented_grad_cam(
     flat = x.reshape(len(x), -1, x.shape[-1])
     maps: list[NDArray[np.float64]] = []
     grid: Grid = ()
-    for start in range(0, copies, _AT_ONCE):
-        some = moves[start : start + _AT_ONCE]
+    for start, count in portions(copies):
+        some = moves[start : start + count]
         turned = np.stack([np.stack([T @ image for T in some]) for image in flat])
         images = turned.reshape(len(x), -1, *x.shape[1:]).astype("float32")
         seen = yield Views(images, remaining=copies - start - len(some))

@@ -81,9 +81,9 @@ def gives(method: Method) -> str:
         return "weights of channels; the map is their weighed sum, or with smooth=eigen their principal component"
     if method.gives == "map":
         return "one value for each place"
-    parts = "channel or concept" if method.place == "layer" and not method.asks else "colour"
+    parts = "channel or concept" if method.gives == "channels" else "colour"
     whole = "their greatest magnitude" if method.shown == "magnitude" else "their sum"
-    return f"a value for each place and {parts}, kept in `pixels`; the map is {whole}"
+    return f"a value for each place and {parts}, kept in `{method.gives}`; the map is {whole}"
 
 
 def sign(method: Method) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 
 from camlucida.maps import resize
 from camlucida.methods.asks import Biases, Decomposed, Laid
+from camlucida.methods.domains import flag
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid, Need
 from camlucida.xp import Xp
@@ -26,6 +27,7 @@ _ROUNDING = 1e-5
     place="input",
     signed=False,
     offset=True,
+    options={"biases": flag()},
 )
 def full_grad(xp: Xp, *, biases: bool = True) -> Generator[Biases, Decomposed, Laid]:
     """L_u = Σ_c ψ(x ∘ df/dx)_uc + Σ_l Σ_k resize(ψ(b_l ∘ df/dz_l)_k)_u,   ψ(t) = (|t| - min |t|) / (max |t| - min |t|)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.errors import RequestError
 from camlucida.maps import combine, divide, min_max, rectify, resize
 from camlucida.methods.asks import Laid, Masks
+from camlucida.methods.domains import number, whole
 from camlucida.methods.probes import score_cam
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid, Need
@@ -36,6 +36,7 @@ def _blurred(x: Array, sigma: float, radius: int) -> NDArray[np.float32]:
     gradient_of="logit",
     signed=False,
     proof=("28",),
+    options={"groups": whole()},
 )
 def group_cam(A: Array, G: Array, grid: Grid, x: Array, xp: Xp, *, groups: int = 32) -> Generator[Masks, Array, Array]:
     """L_u = Σ_g s_g M_gu,   M_g = ReLU(Σ_{k in g} w_k A_k),   s_g = ReLU(p(x ∘ m_g + x' ∘ (1 - m_g)) - p(x'))
@@ -44,8 +45,6 @@ def group_cam(A: Array, G: Array, grid: Grid, x: Array, xp: Xp, *, groups: int =
     The channels are cut into consecutive groups; a group counts as much as the probability p of the target rises where
     it shows the input x in a blurred copy x' (51 pixels, deviation 50). With one group it is Grad-CAM.
     """
-    if not isinstance(groups, int) or groups < 1:
-        raise RequestError(f"groups={groups!r} of group-cam is not a whole number above 0")
     weighed = A * G.mean(axis=1, keepdims=True)
     parts = np.array_split(np.arange(A.shape[-1]), min(groups, A.shape[-1]))
     M = np.stack([rectify(weighed[..., part].sum(axis=-1), np) for part in parts], axis=1)
@@ -66,6 +65,7 @@ def group_cam(A: Array, G: Array, grid: Grid, x: Array, xp: Xp, *, groups: int =
     gradient_of="logit",
     signed=False,
     uncertain="which channels count as the first, that they are centred, and the sign of components are chosen here",
+    options={"channels": whole(), "components": whole()},
 )
 def decom_cam(
     A: Array, G: Array, x: Array, xp: Xp, *, channels: int = 500, components: int = 10
@@ -76,9 +76,6 @@ def decom_cam(
     v_i are its first right singular vectors, m_i = minmax(resize(S_i)), x the input, x' a blurred copy (deviation 10),
     p the probability of the target. Grad-CAM's map is taken apart into patterns, and each counts by what it shows.
     """
-    for name, value in {"channels": channels, "components": components}.items():
-        if not isinstance(value, int) or value < 1:
-            raise RequestError(f"{name}={value!r} of decom-cam is not a whole number above 0")
     S = np.stack([_components(a, channels, components) for a in A * G.mean(axis=1, keepdims=True)])
     scores = yield Masks(S, base=_blurred(x, 10, 40))
     varies = S.max(axis=-1) > S.min(axis=-1)
@@ -122,6 +119,7 @@ def _components(weighed: NDArray[np.float32], channels: int, components: int) ->
     gradient_of="logit",
     signed=False,
     uncertain="the paper could not be read: this is how another's implementation (XplainCAM) has it",
+    options={"theta": number(0, 100)},
 )
 def union_cam(
     A: Array, G: Array, grid: Grid, x: Array, xp: Xp, *, theta: float = 10.0
@@ -132,8 +130,6 @@ def union_cam(
     below the `theta`-th percentile of their channel; x is the model's input, p the probability of the target. The union
     of a gradient map and a score map, where that explains more than the score map alone.
     """
-    if not isinstance(theta, int | float) or not 0 <= theta <= 100:
-        raise RequestError(f"theta={theta!r} of union-cam is not between 0 and 100")
     size: Grid = x.shape[1:-1]
     w = yield from _followed(score_cam(A, xp), 4)
     kept = np.where(np.percentile(G, theta, axis=1, keepdims=True) > G, 0.0, G)

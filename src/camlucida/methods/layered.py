@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.errors import RequestError
 from camlucida.maps import combine, finest, min_max, rectify, resize
 from camlucida.methods.asks import Laid
+from camlucida.methods.domains import number
 from camlucida.methods.gradients import grad_cam_plus_plus
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid
@@ -54,8 +54,6 @@ def zoom_cam(A: Array, G: Array, xp: Xp) -> Array:
 
 
 def _winsorised(parts: Sequence[Laid], *, percentile: float = 90.0) -> Laid:
-    if not isinstance(percentile, int | float) or not 0 <= percentile <= 100:
-        raise RequestError(f"percentile={percentile!r} of winsor-cam is not between 0 and 100")
     size = finest([part.grid for part in parts])
     maps = [_large(_scaled(Laid(part.values[0], part.grid)), part.grid, size) for part in parts]
     importances = np.stack([rectify(np.asarray(part.values[1], "float64"), np) for part in parts], axis=1)
@@ -83,6 +81,7 @@ def _shares(importances: NDArray[np.float64], percentile: float) -> NDArray[np.f
     layers="convolutions",
     fuse=_winsorised,
     signed=False,
+    options={"percentile": number(0, 100)},
 )
 def winsor_cam(A: Array, G: Array, xp: Xp) -> tuple[Array, Array]:
     """L = Σ_l I_l resize(minmax(ReLU(Σ_k w^l_k A^l_uk))),   w^l_k = mean_u G^l_uk,   I_l ∝ ReLU(mean_k w^l_k)

@@ -5,9 +5,9 @@ from collections.abc import Generator
 
 import numpy as np
 
-from camlucida.errors import RequestError
 from camlucida.maps import masks, softmax
 from camlucida.methods.asks import Masks
+from camlucida.methods.domains import number, whole, word
 from camlucida.methods.probes import score_cam
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid, Need
@@ -23,6 +23,7 @@ from camlucida.xp import Xp
     score="probability",
     gives="weights",
     proof=("25",),
+    options={"channels": whole()},
 )
 def faster_score_cam(A: Array, xp: Xp, *, channels: int = 10) -> Generator[Masks, Array, Array]:
     """L_u = Σ_k w_k A_uk,   w_k = p(x ∘ minmax(resize(A_k))) for the channels that vary most
@@ -42,6 +43,7 @@ def faster_score_cam(A: Array, xp: Xp, *, channels: int = 10) -> Generator[Masks
     gives="weights",
     score="probability",
     gradient_of="logit",
+    options={"share": number(0, 1, above=True)},
 )
 def gscore_cam(A: Array, G: Array, xp: Xp, *, share: float = 0.1) -> Generator[Masks, Array, Array]:
     """L_u = Σ_k w_k A_uk,   w_k = p(x ∘ minmax(resize(A_k))) for the channels with the largest mean gradient
@@ -50,8 +52,6 @@ def gscore_cam(A: Array, G: Array, xp: Xp, *, share: float = 0.1) -> Generator[M
     input, p the probability of the target: Score-CAM with a `share` of the channels, those that Grad-CAM would weigh
     most.
     """
-    if not isinstance(share, int | float) or not 0 < share <= 1:
-        raise RequestError(f"share={share!r} of gscore-cam is not above 0 and at most 1")
     count = math.ceil(round(share * A.shape[-1], 9))
     kept = np.argsort(-G.mean(axis=1), axis=-1, kind="stable")[:, :count]
     chosen = np.take_along_axis(A, kept[:, None], axis=-1)
@@ -68,6 +68,7 @@ def gscore_cam(A: Array, G: Array, xp: Xp, *, share: float = 0.1) -> Generator[M
     asks=Need.SCORES,
     gives="weights",
     uncertain="which of its two ways of adding noise is which, and the unit of sigma, could not be read again",
+    options={"samples": whole(), "sigma": number(0), "noise": word("mask", "activation"), "seed": whole(0)},
 )
 def ss_cam(
     A: Array, grid: Grid, x: Array, xp: Xp, *, samples: int = 35, sigma: float = 2.0, noise: str = "mask", seed: int = 0
@@ -80,9 +81,6 @@ def ss_cam(
 
     35 samples for each channel are more passes than anyone will wait for; `samples` takes fewer.
     """
-    _check_count(samples, "samples of ss-cam")
-    if noise not in ("mask", "activation"):
-        raise RequestError(f"noise={noise!r} of ss-cam is neither 'mask' nor 'activation'")
     size, K = x.shape[1:-1], A.shape[-1]
     scores = np.zeros((len(A), K))
     rng = np.random.default_rng(seed)
@@ -109,6 +107,7 @@ def ss_cam(
     gives="weights",
     proof=("25",),
     uncertain="whether the paper adds up the coefficients n/N could not be read: here they stay within 0..1",
+    options={"steps": whole()},
 )
 def is_cam(A: Array, grid: Grid, x: Array, xp: Xp, *, steps: int = 10) -> Generator[Masks, Array, Array]:
     """L_u = Σ_k w_k A_uk,   w = softmax_k mean_n (f(n/N x ∘ m_k) - f(0)),   m_k = minmax(resize(A_k))
@@ -117,7 +116,6 @@ def is_cam(A: Array, grid: Grid, x: Array, xp: Xp, *, steps: int = 10) -> Genera
     along the way from nothing to the masked input, in N `steps`. The baseline f(0) cancels in the softmax. torchcam
     adds the coefficients up, so that they go far beyond 1.
     """
-    _check_count(steps, "steps of is-cam")
     size, K = x.shape[1:-1], A.shape[-1]
     along = (np.arange(1, steps + 1, dtype="float32") / steps)[None, :, None]
     scores = np.zeros((len(A), K))
@@ -126,8 +124,3 @@ def is_cam(A: Array, grid: Grid, x: Array, xp: Xp, *, steps: int = 10) -> Genera
         answered = yield Masks(np.asarray(along * own, "float32"), size, scaled=False, remaining=(K - k - 1) * steps)
         scores[:, k] = answered.mean(axis=1)
     return np.asarray(softmax(scores, np), "float32")
-
-
-def _check_count(value: int, what: str) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise RequestError(f"{what} is {value!r}, which is not a whole number above 0")

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from camlucida.methods.domains import whole
 from camlucida.methods.registry import method
 from camlucida.types import Array
 from camlucida.xp import Xp
@@ -15,6 +16,7 @@ from camlucida.xp import Xp
     source="the null baseline of Cai 2025, CAMs as Shapley Value-based Explainers, arXiv:2501.06261",
     cost="1 F",
     gives="weights",
+    options={"seed": whole(0)},
 )
 def random_cam(A: Array, xp: Xp, *, seed: int = 0) -> Array:
     """L_u = Σ_k w_k A_uk,   w_k uniform in -1..1

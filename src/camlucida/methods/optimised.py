@@ -5,9 +5,9 @@ from collections.abc import Generator
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.errors import RequestError
 from camlucida.maps import combine, divide, resize, softmax
 from camlucida.methods.asks import Seen, Views
+from camlucida.methods.domains import number, whole
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid, Need
 from camlucida.xp import Xp
@@ -23,6 +23,7 @@ from camlucida.xp import Xp
     signed=False,
     proof=("11",),
     uncertain="50 iterations are the code's default; the paper's 100 were not read again",
+    options={"iterations": whole(0), "rate": number(0, above=True)},
 )
 def opti_cam(
     A: Array, grid: Grid, x: Array, xp: Xp, *, iterations: int = 50, rate: float = 0.1
@@ -36,10 +37,6 @@ def opti_cam(
     It is made to gain confidence where it masks the input: figures such as average drop and average gain, which ask for
     that, prove nothing for it.
     """
-    if not isinstance(iterations, int) or iterations < 0:
-        raise RequestError(f"iterations={iterations!r} of opti-cam is not a whole number from 0")
-    if not isinstance(rate, int | float) or rate <= 0:
-        raise RequestError(f"rate={rate!r} of opti-cam is not a number above 0")
     A = np.maximum(A, 0).astype("float64")
     size: Grid = x.shape[1:-1]
     v = np.full((len(A), A.shape[-1]), 0.5)

@@ -1,18 +1,16 @@
 """Methods that look at the image that goes into the model: what each pixel does to the score."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 
 import numpy as np
 
-from camlucida.errors import RequestError
 from camlucida.maps import combine, rectify, resize
 from camlucida.methods.asks import Laid, Seen, Views
+from camlucida.methods.domains import number, whole
 from camlucida.methods.registry import method
+from camlucida.methods.sampling import along, noisy, portions
 from camlucida.types import Array, Grid, Need, Rule
 from camlucida.xp import Xp
-
-_AT_ONCE = 8
-"""How many views of each image are asked for at a time, so that memory does not grow with their number."""
 
 
 @method(
@@ -64,6 +62,7 @@ def gradient_x_input(A: Array, G: Array, xp: Xp) -> Array:
     gives="pixels",
     shown="magnitude",
     signed=False,
+    options={"samples": whole(), "spread": number(0), "seed": whole(0)},
 )
 def smoothgrad(
     x: Array, xp: Xp, *, samples: int = 25, spread: float = 0.15, seed: int = 0
@@ -74,10 +73,8 @@ def smoothgrad(
     deviation of `spread` times the input's range. The mean of the gradients around an image has less noise than the one
     at it.
     """
-    total = 0.0
-    for seen in (yield from _noisy(x, samples, spread, seed)):
-        total = total + seen.G.sum(axis=1)
-    return np.asarray(total / samples, "float32")
+    gradients = yield from noisy(x, samples, spread, seed, inside=False)
+    return np.asarray(sum(G.sum(axis=1) for G in gradients) / samples, "float32")
 
 
 @method(
@@ -89,6 +86,7 @@ def smoothgrad(
     place="input",
     gives="pixels",
     signed=False,
+    options={"samples": whole(), "spread": number(0), "seed": whole(0)},
 )
 def vargrad(
     x: Array, xp: Xp, *, samples: int = 25, spread: float = 0.15, seed: int = 0
@@ -98,25 +96,8 @@ def vargrad(
     G_uc is the gradient of the score with respect to colour c of pixel u of a noisy input; the noise is SmoothGrad's.
     How much the gradient changes around an image: it tells edges of the decision, and has no sign.
     """
-    gradients = np.concatenate([seen.G for seen in (yield from _noisy(x, samples, spread, seed))], axis=1)
-    return np.asarray(gradients.var(axis=1), "float32")
-
-
-def _noisy(x: Array, samples: int, spread: float, seed: int) -> Generator[Views, Seen, list[Seen]]:
-    """What is seen in noisy copies of each image; all images get the same noise, to the scale of their own range."""
-    if not isinstance(samples, int) or samples < 1:
-        raise RequestError(f"samples={samples!r} is not a whole number above 0")
-    if not isinstance(spread, int | float) or spread < 0:
-        raise RequestError(f"spread={spread!r} is not a number from 0")
-    axes = tuple(range(1, x.ndim))
-    σ = spread * (x.max(axis=axes, keepdims=True) - x.min(axis=axes, keepdims=True))[:, None]
-    rng = np.random.default_rng(seed)
-    found = []
-    for start, count in _portions(samples):
-        noise = rng.normal(size=(1, count, *x.shape[1:])).astype("float32")
-        seen = yield Views(x[:, None] + σ * noise, inside=False, remaining=samples - start - count)
-        found.append(Seen(seen.A[:, :0], seen.G, seen.scores, seen.grid))
-    return found
+    gradients = yield from noisy(x, samples, spread, seed, inside=False)
+    return np.asarray(np.concatenate(list(gradients), axis=1).var(axis=1), "float32")
 
 
 @method(
@@ -128,6 +109,7 @@ def _noisy(x: Array, samples: int, spread: float, seed: int) -> Generator[Views,
     place="input",
     gives="pixels",
     proof=("21",),
+    options={"steps": whole(), "baseline": number()},
 )
 def integrated_gradients(x: Array, xp: Xp, *, steps: int = 50, baseline: float = 0.0) -> Generator[Views, Seen, Array]:
     """L_uc = (x_uc - x'_uc) mean_m G_uc(x' + t_m (x - x')),   t_m = (m - ½) / M
@@ -136,12 +118,10 @@ def integrated_gradients(x: Array, xp: Xp, *, steps: int = 50, baseline: float =
     pixel of the model's input, which with most preprocessings is a middle grey if it is 0. The map sums to
     f(x) - f(x'), up to what M `steps` along the path leave over (completeness).
     """
-    if not isinstance(steps, int) or steps < 1:
-        raise RequestError(f"steps={steps!r} of integrated-gradients is not a whole number above 0")
     start = np.full_like(x, baseline, dtype="float32")
     total = 0.0
-    for first, count in _portions(steps):
-        t = ((np.arange(first, first + count) + 0.5) / steps).reshape(1, -1, *[1] * (x.ndim - 1)).astype("float32")
+    for first, count in portions(steps):
+        t = along((np.arange(first, first + count) + 0.5) / steps, x)
         seen = yield Views(start[:, None] + t * (x - start)[:, None], inside=False, remaining=steps - first - count)
         total = total + seen.G.sum(axis=1)
     return np.asarray((x - start).reshape(len(x), -1, x.shape[-1]) * total / steps, "float32")
@@ -217,8 +197,3 @@ def guided_grad_cam(A: Array, G: Array, grid: Grid, x: Array, xp: Xp) -> Generat
     cam = rectify(combine(A, G.mean(axis=1), np), np)
     large = resize(cam, grid, seen.grid, np).reshape(len(x), -1, 1)
     return Laid(seen.G[:, 0] * large, seen.grid, _told(seen))
-
-
-def _portions(total: int) -> Iterator[tuple[int, int]]:
-    """The first of each portion, and how many there are in it."""
-    return ((start, min(_AT_ONCE, total - start)) for start in range(0, total, _AT_ONCE))

@@ -5,14 +5,13 @@ from collections.abc import Generator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.errors import RequestError
 from camlucida.maps import combine, divide, rectify, resize
 from camlucida.methods.asks import Laid, Masks
+from camlucida.methods.domains import word
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid, Need
 from camlucida.xp import Xp
 
-_SIGNS = ("+", "-", "+-")
 _LEAST = 1e-12
 """The least denominator, which is the authors': it decides where a peak lies between the samples of a coarser grid."""
 
@@ -27,6 +26,7 @@ _LEAST = 1e-12
     place="layers",
     signed=False,
     proof=("28",),
+    options={"sign": word("+", "-", "+-")},
 )
 def poly_cam(A: Sequence[Laid], x: Array, xp: Xp, *, sign: str = "+") -> Generator[Masks, Array, Laid]:
     """P_l = M_l / resize(resize(M_l)) resize(P_{l+1}),   M_l = ReLU(Σ_k w^l_k A^l_uk)
@@ -39,8 +39,6 @@ def poly_cam(A: Sequence[Laid], x: Array, xp: Xp, *, sign: str = "+") -> Generat
     Left to choose, the layers are the last at each size of the grid. It runs once or twice for every channel of each of
     them, so it takes long.
     """
-    if sign not in _SIGNS:
-        raise RequestError(f"sign={sign!r} of poly-cam is none of '+', '-', '+-'")
     size: Grid = x.shape[1:-1]
     left = sum(layer.values.shape[-1] for layer in A) * len(sign)
     whole: Array = 0.0

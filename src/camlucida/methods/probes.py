@@ -7,6 +7,7 @@ import numpy as np
 from camlucida.errors import RequestError
 from camlucida.maps import combine, softmax
 from camlucida.methods.asks import Masks
+from camlucida.methods.domains import number, whole
 from camlucida.methods.registry import Variant, method
 from camlucida.types import Array, Need
 from camlucida.xp import Xp
@@ -24,6 +25,7 @@ _PORTION = 32
     variants={"official": "probability", "paper": "logit"},
     gives="weights",
     proof=("25", "28"),
+    options={"channels": whole(or_none=True), "tolerance": number(0, 1, below=True)},
 )
 def score_cam(
     A: Array, xp: Xp, *, variant: Variant = "official", channels: int | None = None, tolerance: float = 0.0
@@ -45,10 +47,6 @@ def score_cam(
     that, and neither does taking the maximum M. With a, b the true and the found value of a place, m, M the maxima:
     |a/m - b/M| ≤ |a - b|/M + (a/m) |M - m|/M ≤ 2 e / M. It stops once that is at most t.
     """
-    if channels is not None and (not isinstance(channels, int) or channels < 1):
-        raise RequestError(f"channels={channels!r} of score-cam is not a whole number above 0")
-    if not isinstance(tolerance, int | float) or not 0 <= tolerance < 1:
-        raise RequestError(f"tolerance={tolerance!r} of score-cam is not a number from 0 to below 1")
     if tolerance and variant != "official":
         raise RequestError("tolerance of score-cam is for variant='official': a softmax over channels needs them all")
     kept = _most_varied(A, channels or A.shape[-1])

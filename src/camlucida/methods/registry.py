@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from camlucida.errors import ConditionError, RequestError, UnknownNameError
 from camlucida.maps import combine, principal
 from camlucida.methods.asks import Laid
+from camlucida.methods.domains import Domain
 from camlucida.options import parse_options
 from camlucida.targets import BoundTarget, Classes
 from camlucida.types import Array, Need, Score
@@ -42,7 +43,7 @@ FAMILIES = {
 
 Place = Literal["layer", "input", "layers"]
 Shown = Literal["sum", "magnitude"]
-Gives = Literal["map", "weights", "pixels"]
+Gives = Literal["map", "weights", "pixels", "channels"]
 
 Smoothing = Literal["augment", "eigen"]
 SMOOTHINGS: tuple[Smoothing, ...] = get_args(Smoothing)
@@ -70,11 +71,13 @@ class Method:
         place: where it looks: at one layer, at the image that goes into the model, or at several layers together.
         layers: which layers these are where the user leaves the choice.
         gives: what its formula returns. Weights ``(B, K)`` or ``(B, U, K)`` are still to be multiplied with the
-            activations and summed over channels; pixels ``(B, U, C)`` have a value per colour.
+            activations and summed over channels; pixels ``(B, U, C)`` have a value per colour, channels ``(B, U, K)``
+            one per channel or concept.
         aim: from the target that the user means to the one that this method explains.
         fuse: from what the formula returns at each of several layers to one map.
         host: whether it is computed after the pass, on NumPy arrays, although it asks for nothing more.
         closed: the same method where a linear head follows the layer, without probes.
+        domains: what its options may be.
         proof: the identities that hold it here, by their names in the tests.
         uncertain: what of its definition could not be read in its paper; empty for most.
     """
@@ -99,6 +102,7 @@ class Method:
     fuse: Callable[..., Any] | None = None
     host: bool = False
     closed: "Method | None" = None
+    domains: Mapping[str, Domain] = field(default_factory=dict)
     proof: tuple[str, ...] = ()
     uncertain: str = ""
 
@@ -258,6 +262,7 @@ def method(
     score: Score = "logit",
     variants: Mapping[Variant, Score] | None = None,
     closed: Callable[..., Any] | None = None,
+    options: Mapping[str, Domain] | None = None,
     **known: Any,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a formula.
@@ -267,6 +272,7 @@ def method(
         variants: where paper and official code differ, the variants with the score that each explains, the default
             first. Where they do not differ, leave it out.
         closed: its formula where a linear head follows the layer.
+        options: what each of its options may be.
         known: the other fields of `Method`.
     """
 
@@ -274,7 +280,17 @@ def method(
         scores: Mapping[Variant, Score] = variants or {"paper": score, "official": score}
         asked = frozenset(asks if isinstance(asks, tuple) else (asks,))
         made = Method(
-            name, title, formula, source, cost, asked, next(iter(scores)), variants is not None, scores, **known
+            name,
+            title,
+            formula,
+            source,
+            cost,
+            asked,
+            next(iter(scores)),
+            variants is not None,
+            scores,
+            domains=options or {},
+            **known,
         )
         if closed is not None:
             made = replace(made, closed=replace(made, formula=closed, asks=frozenset()))
@@ -326,5 +342,7 @@ def configure(text: str, variant: str | None = None, options: Mapping[str, Any] 
     for key, value in given.items():
         if not isinstance(value, int | float | str | None):
             raise RequestError(f"{key}={value!r} of {name} is not a plain number or word")
+        if not found.domains[key].holds(value):
+            raise RequestError(f"{key}={value!r} of {name} is not {found.domains[key].text}")
     changed = tuple(sorted((key, value) for key, value in given.items() if value != found.options[key]))
     return Configured(found, chosen if found.differs else found.default, changed, smooth)

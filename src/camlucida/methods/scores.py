@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from camlucida.errors import RequestError
 from camlucida.maps import resize
 from camlucida.methods.asks import Masks
+from camlucida.methods.domains import number, whole
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid, Need
 from camlucida.xp import Xp
@@ -31,6 +32,7 @@ Portion = NDArray[np.float32]
     source="Petsiuk et al. 2018, RISE: Randomized Input Sampling for Explanation, arXiv:1806.07421, eq. 6",
     cost="1 F + 4000 F",
     score="probability",
+    options={"masks": whole(), "cells": whole(), "p": number(0, 1, above=True), "seed": whole(0)},
 )
 def rise(
     x: Array, xp: Xp, *, masks: int = 4000, cells: int = 7, p: float = 0.5, seed: int = 0
@@ -47,10 +49,6 @@ def rise(
     counts is where it is higher: the heat map begins at its least value. All images see the same masks, and the same
     seed draws them again.
     """
-    for name, value in {"masks": masks, "cells": cells}.items():
-        _check_whole(value, f"{name}={value!r} of rise")
-    if not isinstance(p, int | float) or not 0 < p <= 1:
-        raise RequestError(f"p={p!r} of rise is no probability above 0")
     size = x.shape[1:-1]
     total = yield from _weighted(_drawn(np.random.default_rng(seed), masks, size, cells, p), len(x), size, masks)
     return total / (masks * p)
@@ -65,6 +63,7 @@ def rise(
     source="Zeiler and Fergus 2014, Visualizing and Understanding Convolutional Networks, arXiv:1311.2901, section 4.2",
     cost="2 F + 225 F",
     score="probability",
+    options={"patch": whole(or_none=True), "stride": whole(or_none=True)},
 )
 def occlusion(
     x: Array, xp: Xp, *, patch: int | None = None, stride: int | None = None
@@ -111,13 +110,13 @@ def _drawn(rng: np.random.Generator, count: int, size: Grid, cells: int, p: floa
     chances, places = rng.spawn(2)  # so that what is drawn does not depend on how it is cut into portions
     cell = tuple(math.ceil(n / cells) for n in size)
     lines = [np.asarray(resize(np.eye(cells), (cells,), ((cells + 1) * n,), np), "float32") for n in cell]
-    for number in _portions(count, math.prod((cells + 1) * n for n in cell)):
-        kept = (chances.random((number, *(cells,) * len(size))) < p).astype("float32")
-        shifts = places.integers(0, cell, (number, len(size)))
-        masks = np.empty((number, *size), "float32")
+    for many in _portions(count, math.prod((cells + 1) * n for n in cell)):
+        kept = (chances.random((many, *(cells,) * len(size))) < p).astype("float32")
+        shifts = places.integers(0, cell, (many, len(size)))
+        masks = np.empty((many, *size), "float32")
         for mask, coarse, shift in zip(masks, kept, shifts, strict=True):
             mask[:] = _enlarged(coarse, lines, shift, size)
-        yield masks.reshape(number, -1)
+        yield masks.reshape(many, -1)
 
 
 def _enlarged(coarse: Portion, lines: Sequence[Portion], shift: NDArray[np.int64], size: Grid) -> Portion:
@@ -130,11 +129,11 @@ def _enlarged(coarse: Portion, lines: Sequence[Portion], shift: NDArray[np.int64
 def _windows(starts: list[list[int]], sides: Grid, size: Grid) -> Iterator[Portion]:
     """The masks of occlusion, in portions: 0 within a window, 1 around it."""
     corners = itertools.product(*starts)
-    for number in _portions(math.prod(map(len, starts)), math.prod(size)):
-        masks = np.ones((number, *size), "float32")
-        for mask, corner in zip(masks, itertools.islice(corners, number), strict=True):
+    for many in _portions(math.prod(map(len, starts)), math.prod(size)):
+        masks = np.ones((many, *size), "float32")
+        for mask, corner in zip(masks, itertools.islice(corners, many), strict=True):
             mask[tuple(slice(start, start + side) for start, side in zip(corner, sides, strict=True))] = 0
-        yield masks.reshape(number, -1)
+        yield masks.reshape(many, -1)
 
 
 def _portions(count: int, values: int) -> Iterator[int]:
@@ -151,7 +150,6 @@ def _starts(n: int, side: int, step: int) -> list[int]:
 def _side(patch: int | None, n: int) -> int:
     if patch is None:
         return max(1, round(n / 8))
-    _check_whole(patch, f"patch={patch!r} of occlusion")
     if patch > n:
         raise RequestError(f"patch={patch} of occlusion is larger than the model's input, which has {n} pixels")
     return patch
@@ -160,14 +158,8 @@ def _side(patch: int | None, n: int) -> int:
 def _step(stride: int | None, side: int) -> int:
     if stride is None:
         return max(1, side // 2)
-    _check_whole(stride, f"stride={stride!r} of occlusion")
     if stride > side:
         raise RequestError(
             f"stride={stride} of occlusion is larger than its patch of {side}, so that it would leave gaps"
         )
     return stride
-
-
-def _check_whole(value: int, what: str) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise RequestError(f"{what} is not a whole number above 0")

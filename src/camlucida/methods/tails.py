@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator
 import numpy as np
 
 from camlucida.methods.asks import Altered, Laid, Seen, Views
+from camlucida.methods.domains import flag
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid, Need, Readout
 from camlucida.xp import Xp
@@ -64,6 +65,7 @@ def _read(A: Array, head: Readout, grid: Grid, xp: Xp, *, gaussian: bool = False
     offset=True,
     closed=_read,
     proof=("7",),
+    options={"gaussian": flag()},
 )
 def recipro_cam(A: Array, grid: Grid, xp: Xp, *, gaussian: bool = False) -> Generator[Altered, Array, Array]:
     """L_u = p(A ∘ δ_u)

@@ -1,19 +1,17 @@
 """Methods that look into other images than the one that is explained: noisy ones, ones on a path, turned ones."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.errors import RequestError
-from camlucida.maps import combine, divide, resize
+from camlucida.maps import divide, resize
 from camlucida.methods.asks import Laid, Seen, Views
+from camlucida.methods.domains import number, whole
 from camlucida.methods.registry import Variant, method
+from camlucida.methods.sampling import along, noisy, portions
 from camlucida.types import Array, Grid, Need
 from camlucida.xp import Xp
-
-_AT_ONCE = 8
-"""How many views of each image are asked for at a time, so that memory does not grow with their number."""
 
 _CHANNELS_AT_ONCE = 64
 
@@ -29,6 +27,7 @@ _CHANNELS_AT_ONCE = 64
     signed=False,
     proof=("5",),
     uncertain="how many noisy inputs and how strong a noise the paper takes was not read again",
+    options={"samples": whole(), "spread": number(0), "seed": whole(0)},
 )
 def smooth_grad_cam_plus_plus(
     A: Array, x: Array, xp: Xp, *, samples: int = 5, spread: float = 0.15, seed: int = 0, variant: Variant = "official"
@@ -43,15 +42,9 @@ def smooth_grad_cam_plus_plus(
     at its word. D³ may be negative where D¹ is positive, so that α can be large where its denominator nearly vanishes.
     torchcam rectifies the gradient of the last noisy input in the place of the mean.
     """
-    _check_count(samples, "samples of smooth-grad-cam++")
-    axes = tuple(range(1, x.ndim))
-    σ = spread * (x.max(axis=axes, keepdims=True) - x.min(axis=axes, keepdims=True))[:, None]
-    rng = np.random.default_rng(seed)
     D = [np.zeros(A.shape) for _ in range(3)]
-    for start, count in _portions(samples):
-        noise = rng.normal(size=(1, count, *x.shape[1:])).astype("float32")
-        seen = yield Views(x[:, None] + σ * noise, remaining=samples - start - count)
-        G = np.asarray(seen.G, "float64")
+    for found in (yield from noisy(x, samples, spread, seed, inside=True)):
+        G = np.asarray(found, "float64")
         D = [d + (G**power).sum(axis=1) / samples for power, d in enumerate(D, start=1)]
     S = A.sum(axis=1, keepdims=True)
     above = D[1] if variant == "official" else D[0]
@@ -68,6 +61,7 @@ def smooth_grad_cam_plus_plus(
     variants={"paper": "logit", "official": "logit"},
     signed=False,
     proof=("10",),
+    options={"steps": whole()},
 )
 def integrated_grad_cam(
     x: Array, xp: Xp, *, steps: int = 20, variant: Variant = "paper"
@@ -80,15 +74,14 @@ def integrated_grad_cam(
 
     variant="official", the authors' notebook: the sum of plain Grad-CAMs, each rectified, at t = 0, 1/M ... (M-1)/M.
     """
-    _check_count(steps, "steps of integrated-grad-cam")
     official = variant == "official"
     start: Array = 0.0
     if not official:
         start = (yield Views(np.zeros_like(x)[:, None], gradient=False, remaining=steps)).A
     total = 0.0
-    for first, count in _portions(steps):
+    for first, count in portions(steps):
         m = np.arange(first, first + count) + (0 if official else 1)
-        seen = yield Views(x[:, None] * _along(m / steps, x), remaining=steps - first - count)
+        seen = yield Views(x[:, None] * along(m / steps, x), remaining=steps - first - count)
         w = seen.G.mean(axis=2)
         maps = np.matmul(seen.A - start, w[..., None])[..., 0]
         total = total + np.maximum(maps, 0).sum(axis=1)
@@ -104,6 +97,7 @@ def integrated_grad_cam(
     gives="weights",
     proof=("21",),
     uncertain="that the weights meet the activations of the image itself was not read again",
+    options={"steps": whole()},
 )
 def rsi_grad_cam(x: Array, xp: Xp, *, steps: int = 20) -> Generator[Views, Seen, Array]:
     """L_u = Σ_k w_k A_uk,   w_k = Σ_u Σ_m G_uk(t_m) (A_uk(t_m) - A_uk(t_{m-1})),   t_m = m / M
@@ -112,12 +106,11 @@ def rsi_grad_cam(x: Array, xp: Xp, *, steps: int = 20) -> Generator[Views, Seen,
     preprocessings) to the image, G_uk(t) the gradient of the score there: a Riemann-Stieltjes sum. With many `steps`
     the weights sum to f(x) - f(0), so that each is what its channel adds to the score.
     """
-    _check_count(steps, "steps of rsi-grad-cam")
     before = (yield Views(np.zeros_like(x)[:, None], gradient=False, remaining=steps)).A
     w = 0.0
-    for first, count in _portions(steps):
+    for first, count in portions(steps):
         m = np.arange(first, first + count) + 1
-        seen = yield Views(x[:, None] * _along(m / steps, x), remaining=steps - first - count)
+        seen = yield Views(x[:, None] * along(m / steps, x), remaining=steps - first - count)
         change = np.diff(np.concatenate([before, seen.A], axis=1), axis=1)
         w = w + (seen.G * change).sum(axis=(1, 2))
         before = seen.A[:, -1:]
@@ -130,6 +123,7 @@ def rsi_grad_cam(x: Array, xp: Xp, *, steps: int = 20) -> Generator[Views, Seen,
     source="Jalwana et al. 2021, CAMERAS, arXiv:2106.10649",
     cost="1 F + 8 F + 8 B of inputs up to four times as wide",
     asks=Need.VIEWS,
+    options={"resolutions": whole()},
 )
 def cameras(x: Array, xp: Xp, *, resolutions: int = 8) -> Generator[Views, Seen, Laid]:
     """L_u = Σ_k mean_r resize(A^r_k)_u mean_r resize(G^r_k)_u
@@ -143,7 +137,6 @@ def cameras(x: Array, xp: Xp, *, resolutions: int = 8) -> Generator[Views, Seen,
     """
     from skimage.transform import resize as enlarge
 
-    _check_count(resolutions, "resolutions of cameras")
     size: Grid = x.shape[1:-1]
     seen = []
     for r in range(resolutions):
@@ -167,24 +160,3 @@ def _multiplied(seen: list[Seen], size: Grid) -> NDArray[np.float32]:
         G = np.mean([resize(one.G[:, some].T, one.grid, size, np) for one in seen], axis=0)
         total += (A * G).sum(axis=0).reshape(-1)
     return total
-
-
-def grad_cam_of(seen: Seen) -> NDArray[np.float32]:
-    """The Grad-CAMs ``(B, N, U)`` of views, signed."""
-    flat = seen.A.reshape(-1, *seen.A.shape[2:])
-    w = seen.G.mean(axis=2).reshape(len(flat), -1)
-    return np.asarray(combine(flat, w, np)).reshape(seen.A.shape[:3])
-
-
-def _along(t: NDArray[np.float64], x: Array) -> NDArray[np.float32]:
-    return t.astype("float32").reshape(1, -1, *[1] * (x.ndim - 1))
-
-
-def _portions(total: int) -> Iterator[tuple[int, int]]:
-    """The first of each portion, and how many there are in it."""
-    return ((start, min(_AT_ONCE, total - start)) for start in range(0, total, _AT_ONCE))
-
-
-def _check_count(value: int, what: str) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise RequestError(f"{what} is {value!r}, which is not a whole number above 0")
