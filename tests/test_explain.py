@@ -970,3 +970,93 @@ def test_the_public_names_are_there():
         "targets", "__version__",
     }  # fmt: skip
     assert all(hasattr(cl, name) for name in cl.__all__)
+
+
+# Channels and concepts
+
+
+@pytest.fixture(scope="module")
+def seen():
+    picture = np.random.default_rng(0).integers(0, 255, (8, 10, 3), dtype="uint8")
+    net, methods = tiny.gap_net(channels=12), ["activations", "dff?concepts=3", "cam"]
+    return cl.explain(net, picture, method=methods, preprocess=lambda x: x / 255)
+
+
+def test_channels_add_up_to_the_map(seen):
+    activations, concepts, cam = seen
+    assert activations.channels.shape == (8, 10, 12)
+    assert concepts.channels.shape == (8, 10, 3)
+    assert (cam.channels, cam.pixels, activations.pixels) == (None, None, None)
+    for item in (activations, concepts):
+        np.testing.assert_allclose(item.channels.sum(axis=-1), item.raw, rtol=1e-5)
+
+
+def test_a_sheet_shows_the_strongest_channels_first(seen):
+    activations, *_ = seen
+    titles = [axes.get_title(loc="left") for axes in activations.sheet(4).axes]
+    order = np.argsort(-activations.channels.sum(axis=(0, 1)), kind="stable")
+    assert [title for title in titles if title] == [str(k) for k in order[:4]]
+
+
+def test_concepts_have_a_legend(seen):
+    _, concepts, _ = seen
+    titles = [axes.get_title(loc="left") for axes in concepts.concepts().axes]
+    assert [t for t in titles if t] == ["dff?concepts=3", "concept 0", "concept 1", "concept 2"]
+
+
+def test_what_keeps_no_channels_says_which_does(seen):
+    *_, cam = seen
+    for show in (cam.sheet, cam.concepts):
+        with pytest.raises(RequestError, match="cam keeps no maps of channels; method='activations' or 'dff' does"):
+            show()
+
+
+def test_too_many_channels_for_colours():
+    picture = np.zeros((16, 20, 3), "uint8")
+    net = tiny.gap_net(channels=11)
+    item = cl.explain(net, picture, method="activations", preprocess=lambda x: x)[0]
+    with pytest.raises(RequestError, match="11 channels are too many for colours"):
+        item.concepts()
+    assert set(item.channel_figures()) == {"sheet"}
+
+
+def test_they_are_saved_beside_the_overlay(seen, tmp_path):
+    seen.save(tmp_path)
+    names = {file.name for file in tmp_path.glob("*.png")}
+    assert sum(".sheet." in name for name in names) == 2
+    assert sum(".concepts." in name for name in names) == 1
+    assert len(names) == 6
+
+
+# Smoothing
+
+
+def test_smoothing_is_an_option_of_any_method(net, x):
+    smooth = cl.explain(net, x, method=["grad-cam", "rise?masks=10"], smooth="augment", preprocess=None)
+    assert [item.method for item in smooth[:2]] == ["grad-cam?smooth=augment", "rise?masks=10&smooth=augment"]
+    plain = cl.explain(net, x, method=["grad-cam", "rise?masks=10"], preprocess=None)
+    assert np.abs(smooth[0].raw - plain[0].raw).max() > 1e-4
+    assert smooth[0].score == plain[0].score
+
+
+# Notes on methods
+
+
+def test_a_note_tells_what_is_uncertain_and_where_a_heat_map_begins(net, x):
+    finer, rise, cam = cl.explain(net, x[:1], method=["finer-cam", "rise?masks=20", "cam"], preprocess=None)
+    assert any(note.startswith("finer-cam: γ = 0.6") for note in finer.notes)
+    assert "the map is positive everywhere: its heat map begins at its least value" in rise.notes
+    assert rise.floor == rise.raw.min() > 0
+    assert rise.heatmap(rise.raw.shape).min() == 0
+    assert not any("positive everywhere" in note or "uncertain" in note for note in cam.notes)
+    assert cam.floor == 0
+
+
+def test_a_note_names_the_activations_that_could_not_be_guided():
+    image = keras.Input((8, 10, 3))
+    y = keras.layers.Conv2D(4, 3, activation="gelu")(image)
+    y = keras.layers.Conv2D(4, 3, activation="relu")(y)
+    model = keras.Model(image, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(y)))
+    guided = cl.explain(tiny.seeded(model), tiny.inputs(1), method="guided-backprop", preprocess=None)[0]
+    assert any("only ReLUs are altered" in note and "gelu" in note for note in guided.notes)
+    assert guided.pixels.shape == (8, 10, 3)

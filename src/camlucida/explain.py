@@ -177,7 +177,7 @@ class Explainer:
             info = _info(target, evidence.chosen[t][row], answer)
             for method in order.methods:
                 for sight in sights[method]:
-                    parts, pixels = zip(
+                    parts, several = zip(
                         *(plan.values(raws[w, t, method], row, method) for w in sight.places), strict=True
                     )
                     raw = np.asarray(maps.fuse(parts, sight.how) if sight.how else parts[0], "float32")
@@ -206,7 +206,8 @@ class Explainer:
                         probability=None if info.index is None or p is None or p.ndim != 1 else float(p[info.index]),
                         answer=answer,
                         notes=tuple(notes),
-                        pixels=pixels[0],
+                        pixels=several[0] if method.method.gives == "pixels" else None,
+                        channels=several[0] if method.method.gives == "channels" else None,
                         floor=float(raw.min()) if method.method.offset else 0.0,
                     )
 

@@ -97,6 +97,7 @@ class Explanation:
         answer: what the model said of the image.
         notes: which layer was chosen, what was assumed, why a map is empty.
         pixels: float32 ``(H, W, C)``: the values of each colour, of methods that look at the input itself.
+        channels: float32 ``(*grid, K)``: a map for each channel or concept, of methods that keep them.
         floor: the value that a heat map begins at: 0, or the least of a map that is positive everywhere.
     """
 
@@ -109,6 +110,7 @@ class Explanation:
     answer: Answer
     notes: tuple[str, ...]
     pixels: NDArray[np.float32] | None = None
+    channels: NDArray[np.float32] | None = None
     floor: float = 0.0
 
     @property
@@ -183,8 +185,10 @@ class Explanation:
         Raises:
             RequestError: there are none; the methods "activations" and "dff" have them.
         """
-        strongest = np.argsort(-self._channels.sum(axis=(0, 1)), kind="stable")[:count]
-        panels = [render.Panel(self._channel(k).overlay(), f"{k}") for k in strongest]
+        channels = self._shown_channels()
+        strongest = np.argsort(-channels.sum(axis=(0, 1)), kind="stable")[:count]
+        each = (replace(self, raw=np.ascontiguousarray(channels[..., k]), channels=None) for k in strongest)
+        panels = [render.Panel(one.overlay(), str(k)) for k, one in zip(strongest, each, strict=True)]
         return render.figure([panels[i : i + 4] for i in range(0, len(panels), 4)])
 
     def concepts(self) -> "Figure":
@@ -193,24 +197,27 @@ class Explanation:
         Raises:
             RequestError: there are none, or more than ten; the method "dff" has a few.
         """
-        if self._channels.shape[-1] > len(render.COLOURS):
-            raise RequestError(f"{self._channels.shape[-1]} channels are too many for colours; sheet() shows them")
+        channels = np.moveaxis(self._shown_channels(), -1, 0)
+        if len(channels) > len(render.COLOURS):
+            raise RequestError(f"{len(channels)} channels are too many for colours; sheet() shows them")
         assert self.answer.pixels is not None
-        flat = np.moveaxis(self._channels, -1, 0).reshape(self._channels.shape[-1], -1)
-        large = maps.resize(flat, self.raw.shape, self.answer.size, np)
+        large = maps.resize(channels.reshape(len(channels), -1), self.raw.shape, self.answer.size, np)
         picture, legend = render.concepts(self.answer.pixels, large)
         return render.figure([[render.Panel(picture, self.method), *legend]])
 
-    @property
-    def _channels(self) -> NDArray[np.float32]:
-        if self.pixels is None or self.layer == "input":
+    def channel_figures(self) -> "dict[str, Figure]":
+        """The figures of `sheet` and of `concepts`, as far as this explanation has them, by these names."""
+        if self.channels is None:
+            return {}
+        few = self.channels.shape[-1] <= len(render.COLOURS)
+        return {"sheet": self.sheet()} | ({"concepts": self.concepts()} if few else {})
+
+    def _shown_channels(self) -> NDArray[np.float32]:
+        if self.channels is None:
             raise RequestError(f"{self.method} keeps no maps of channels; method='activations' or 'dff' does")
         if self.answer.pixels is None or self.raw.ndim != 2:
-            raise RequestError("there is no picture to lay the channels over; use pixels")
-        return self.pixels
-
-    def _channel(self, k: int) -> "Explanation":
-        return replace(self, raw=np.ascontiguousarray(self._channels[..., k]), pixels=None)
+            raise RequestError("there is no picture to lay the channels over; use channels")
+        return self.channels
 
     def save(self, path: str | Path, **settings: Any) -> Path:
         """Write the overlay to an image file; `settings` are those of `overlay`."""

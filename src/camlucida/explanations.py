@@ -104,8 +104,9 @@ class Explanations(Sequence[Explanation]):
     def save(self, folder: str | Path, top: int = 5, **settings: Any) -> dict[str, Any]:
         """Write ``STEM.METHOD.TARGET.png`` and ``.npy`` of each, and ``explanations.json``, into a folder.
 
-        Where there are several layers, the layer follows the target in the name. `top` is the number of predictions in
-        the document, `settings` are those of `overlay`.
+        Of methods that keep maps of channels, ``STEM.METHOD.TARGET.sheet.png`` shows these, and, where they are few,
+        ``STEM.METHOD.TARGET.concepts.png`` shows them in colours. Where there are several layers, the layer follows the
+        target in the name. `top` is the number of predictions in the document, `settings` are those of `overlay`.
 
         Returns:
             The document that ``explanations.json`` holds, as from `to_dict`, with the paths of the overlays.
@@ -118,6 +119,8 @@ class Explanations(Sequence[Explanation]):
                 np.save(folder / f"{stem}.npy", item.raw, allow_pickle=False)
                 if item.answer.pixels is not None and item.raw.ndim == 2:
                     entry["overlay"] = str(item.save(folder / f"{stem}.png", **settings))
+                    for kind, figure in item.channel_figures().items():
+                        figure.savefig(folder / f"{stem}.{kind}.png")
             text = json.dumps(document, indent=2)
             (folder / "explanations.json").write_text(text + "\n", encoding="utf-8")
         except OSError as error:
