@@ -60,10 +60,13 @@ def check(engine: Engine, methods: Sequence[Configured]) -> None:
 
 def _refusal(engine: Engine, configured: Configured) -> ConditionError:
     need = min(configured.method.needs - engine.serves, key=list(Need).index)
-    work = ", ".join(name for name, known in all_methods().items() if known.needs <= engine.serves)
+    work = [name for name, known in all_methods().items() if known.needs <= engine.serves]
+    others = [name for name in all_methods() if name not in work]
+    which = f"these work with it: {', '.join(work)}"
+    if len(others) < len(work):
+        which = f"all methods work with it but {', '.join(others)}"
     return ConditionError(
-        f"{configured.method.name} needs {GIVES[need]}, which {engine.subject} does not give; these work with it: "
-        f"{work}"
+        f"{configured.method.name} needs {GIVES[need]}, which {engine.subject} does not give; {which}"
     )
 
 
