@@ -5,11 +5,12 @@ import pytest
 
 import camlucida as cl
 from camlucida import plan, targets
+from camlucida.asks import Attended
 from camlucida.engines import engine_for
 from camlucida.engines.attention import Attended as Found
 from camlucida.engines.attention import Attending, Look, Tokens
 from camlucida.errors import ConditionError, RequestError, UnknownNameError
-from camlucida.methods import Attended, configure
+from camlucida.methods import configure
 from fake_engine import FakeEngine
 from oracles import attention as oracle
 

@@ -5,7 +5,8 @@ import inspect
 import numpy as np
 import pytest
 
-from camlucida.methods import Laid, Masks, configure, methods
+from camlucida.asks import Laid, Masks
+from camlucida.methods import configure, methods
 from camlucida.types import Need
 from oracles import gradients, layered, probes, upsampling
 

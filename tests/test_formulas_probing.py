@@ -9,8 +9,9 @@ import pytest
 from scipy import ndimage
 
 from camlucida import maps
+from camlucida.asks import Altered, Laid, Masks, Seen, Views
 from camlucida.errors import RequestError
-from camlucida.methods import VARIANTS, Altered, Laid, Masks, Seen, Views, configure, methods
+from camlucida.methods import VARIANTS, configure, methods
 from camlucida.types import Need
 from oracles import gradients, optimised, pixels, probes, tails, views
 from oracles.upsampling import bilinear

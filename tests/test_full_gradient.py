@@ -11,10 +11,11 @@ import pytest
 
 import camlucida as cl
 from camlucida import plan, targets
+from camlucida.asks import Decomposed, Laid
 from camlucida.engines import Request, engine_for
 from camlucida.engines.base import INPUT, Decomposition, Term, spread
 from camlucida.errors import ConditionError, RequestError
-from camlucida.methods import Decomposed, Laid, configure, full_gradient
+from camlucida.methods import configure, full_gradient
 from data import path
 from fake_engine import FakeEngine
 from oracles import pixels

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from camlucida import plan, probing, targets
+from camlucida.asks import Altered, Laid, Masks, Views
 from camlucida.engines.base import INPUT
 from camlucida.errors import ConditionError, ImageError, RequestError
-from camlucida.methods import VARIANTS, Altered, Configured, Laid, Masks, Method, Views, configure, methods
+from camlucida.methods import VARIANTS, Configured, Method, configure, methods
 from camlucida.methods import scores as masking
 from camlucida.types import Need
 from fake_engine import FakeEngine, softmax

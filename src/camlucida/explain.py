@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida import maps, plan, smoothing, targets
+from camlucida.asks import Laid
 from camlucida.engines import Anatomy, Engine, engine_for
 from camlucida.engines.base import INPUT
 from camlucida.errors import RequestError, UnknownNameError
 from camlucida.explanation import Answer, Explanation, TargetInfo
 from camlucida.explanations import Explanations
 from camlucida.given import Given, from_pictures, from_ready, noise
-from camlucida.methods import Configured, Laid, configure
+from camlucida.methods import Configured, configure
 from camlucida.models import LoadedModel, load_model
 from camlucida.models.labels import find
 from camlucida.notes import chosen_note, empty_note, method_notes

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from camlucida.asks import Laid
 from camlucida.engines import Engine
 from camlucida.engines.base import INPUT, Job, Request
 from camlucida.errors import ConditionError, ImageError
-from camlucida.methods import Configured, Laid
+from camlucida.methods import Configured
 from camlucida.methods import methods as all_methods
 from camlucida.methods.facts import GIVES
 from camlucida.probing import Asking, Progress, image_of

@@ -9,24 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from camlucida.asks import Altered, Asked, Attended, Attention, Biases, Decomposed, Laid, Masks, Seen, Views
 from camlucida.engines import Engine
 from camlucida.engines.attention import Attending, Look
 from camlucida.engines.base import INPUT, Probes, Request, image_size
 from camlucida.engines.base import Altered as AlteredActivations
 from camlucida.errors import ImageError
-from camlucida.methods import (
-    Altered,
-    Asked,
-    Attended,
-    Attention,
-    Biases,
-    Configured,
-    Decomposed,
-    Laid,
-    Masks,
-    Seen,
-    Views,
-)
+from camlucida.methods import Configured
 from camlucida.trees import count, leaves, mapped
 from camlucida.types import Evidence, Need, Score
 

@@ -2,7 +2,6 @@
 
 import importlib
 
-from camlucida.methods.asks import Altered, Asked, Attended, Attention, Biases, Decomposed, Laid, Masks, Seen, Views
 from camlucida.methods.registry import FAMILIES, VARIANTS, Configured, Method, Variant, configure, find, methods
 
 for family in FAMILIES:
@@ -11,19 +10,9 @@ for family in FAMILIES:
 __all__ = [
     "FAMILIES",
     "VARIANTS",
-    "Altered",
-    "Asked",
-    "Attended",
-    "Attention",
-    "Biases",
     "Configured",
-    "Decomposed",
-    "Laid",
-    "Masks",
     "Method",
-    "Seen",
     "Variant",
-    "Views",
     "configure",
     "find",
     "methods",

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from camlucida.domains import number, whole, word
 from camlucida.maps import principal
-from camlucida.methods.domains import number, whole, word
 from camlucida.methods.registry import method
 from camlucida.types import Array
 from camlucida.xp import Xp

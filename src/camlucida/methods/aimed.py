@@ -1,6 +1,6 @@
 """Gradient methods that explain another score than the one of the class alone."""
 
-from camlucida.methods.domains import number, whole, word
+from camlucida.domains import number, whole, word
 from camlucida.methods.registry import Variant, method
 from camlucida.targets import Classes, Contrast, Finer, Rest
 from camlucida.targets.compared import BASES, Base

@@ -7,9 +7,9 @@ from collections.abc import Generator
 
 import numpy as np
 
+from camlucida.asks import Attended, Attention, Laid
+from camlucida.domains import whole
 from camlucida.maps import rectify
-from camlucida.methods.asks import Attended, Attention, Laid
-from camlucida.methods.domains import whole
 from camlucida.methods.registry import Variant, method
 from camlucida.types import Array, Need
 from camlucida.xp import Xp

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from camlucida.asks import Laid, Seen, Views
+from camlucida.domains import whole
 from camlucida.errors import RequestError
 from camlucida.maps import resize
-from camlucida.methods.asks import Laid, Seen, Views
-from camlucida.methods.domains import whole
 from camlucida.methods.registry import method
 from camlucida.methods.sampling import portions
 from camlucida.types import Array, Grid, Need

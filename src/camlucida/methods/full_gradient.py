@@ -4,9 +4,9 @@ from collections.abc import Generator
 
 import numpy as np
 
+from camlucida.asks import Biases, Decomposed, Laid
+from camlucida.domains import flag
 from camlucida.maps import resize
-from camlucida.methods.asks import Biases, Decomposed, Laid
-from camlucida.methods.domains import flag
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid, Need
 from camlucida.xp import Xp

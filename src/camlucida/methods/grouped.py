@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from camlucida.asks import Laid, Masks
+from camlucida.domains import number, whole
 from camlucida.maps import combine, divide, min_max, rectify, resize
-from camlucida.methods.asks import Laid, Masks
-from camlucida.methods.domains import number, whole
 from camlucida.methods.probes import score_cam
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid, Need

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from camlucida.asks import Laid
+from camlucida.domains import number
 from camlucida.maps import combine, finest, min_max, rectify, resize
-from camlucida.methods.asks import Laid
-from camlucida.methods.domains import number
 from camlucida.methods.gradients import grad_cam_plus_plus
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid

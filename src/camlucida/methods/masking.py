@@ -5,9 +5,9 @@ from collections.abc import Generator
 
 import numpy as np
 
+from camlucida.asks import Masks
+from camlucida.domains import number, whole, word
 from camlucida.maps import masks, softmax
-from camlucida.methods.asks import Masks
-from camlucida.methods.domains import number, whole, word
 from camlucida.methods.probes import score_cam
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid, Need

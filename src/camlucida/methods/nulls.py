@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from camlucida.methods.domains import whole
+from camlucida.domains import whole
 from camlucida.methods.registry import method
 from camlucida.types import Array
 from camlucida.xp import Xp

@@ -5,9 +5,9 @@ from collections.abc import Generator
 import numpy as np
 from numpy.typing import NDArray
 
+from camlucida.asks import Seen, Views
+from camlucida.domains import number, whole
 from camlucida.maps import combine, divide, resize, softmax
-from camlucida.methods.asks import Seen, Views
-from camlucida.methods.domains import number, whole
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid, Need
 from camlucida.xp import Xp

@@ -4,9 +4,9 @@ from collections.abc import Generator
 
 import numpy as np
 
+from camlucida.asks import Laid, Seen, Views
+from camlucida.domains import number, whole
 from camlucida.maps import combine, rectify, resize
-from camlucida.methods.asks import Laid, Seen, Views
-from camlucida.methods.domains import number, whole
 from camlucida.methods.registry import method
 from camlucida.methods.sampling import along, noisy, portions
 from camlucida.types import Array, Grid, Need, Rule

@@ -5,9 +5,9 @@ from collections.abc import Generator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from camlucida.asks import Laid, Masks
+from camlucida.domains import word
 from camlucida.maps import combine, divide, rectify, resize
-from camlucida.methods.asks import Laid, Masks
-from camlucida.methods.domains import word
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid, Need
 from camlucida.xp import Xp

@@ -4,10 +4,10 @@ from collections.abc import Generator
 
 import numpy as np
 
+from camlucida.asks import Masks
+from camlucida.domains import number, whole
 from camlucida.errors import RequestError
 from camlucida.maps import combine, softmax
-from camlucida.methods.asks import Masks
-from camlucida.methods.domains import number, whole
 from camlucida.methods.registry import Variant, method
 from camlucida.types import Array, Need
 from camlucida.xp import Xp

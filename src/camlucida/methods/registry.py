@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from camlucida.asks import Laid
+from camlucida.domains import Domain, changed
 from camlucida.errors import ConditionError, RequestError, UnknownNameError
 from camlucida.maps import combine, principal
-from camlucida.methods.asks import Laid
-from camlucida.methods.domains import Domain
 from camlucida.options import parse_options
 from camlucida.targets import BoundTarget, Classes
 from camlucida.types import Array, Need, Score
@@ -339,10 +339,5 @@ def configure(text: str, variant: str | None = None, options: Mapping[str, Any] 
         if key not in found.options:
             raise UnknownNameError(f"option of {name}", key, [*found.options, "variant", "smooth"])
     given = {key: value for key, value in (options or {}).items() if key in found.options} | settings
-    for key, value in given.items():
-        if not isinstance(value, int | float | str | None):
-            raise RequestError(f"{key}={value!r} of {name} is not a plain number or word")
-        if not found.domains[key].holds(value):
-            raise RequestError(f"{key}={value!r} of {name} is not {found.domains[key].text}")
-    changed = tuple(sorted((key, value) for key, value in given.items() if value != found.options[key]))
-    return Configured(found, chosen if found.differs else found.default, changed, smooth)
+    options_ = changed(name, given, found.options, found.domains)
+    return Configured(found, chosen if found.differs else found.default, options_, smooth)

@@ -4,7 +4,7 @@ from collections.abc import Generator
 
 import numpy as np
 
-from camlucida.methods.asks import Seen, Views
+from camlucida.asks import Seen, Views
 from camlucida.methods.registry import method
 from camlucida.targets.compared import Start
 from camlucida.types import Array, Need

@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.methods.asks import Seen, Views
+from camlucida.asks import Seen, Views
 from camlucida.types import Array
 
 AT_ONCE = 8

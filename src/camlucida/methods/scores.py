@@ -7,10 +7,10 @@ from collections.abc import Generator, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from camlucida.asks import Masks
+from camlucida.domains import number, whole
 from camlucida.errors import RequestError
 from camlucida.maps import resize
-from camlucida.methods.asks import Masks
-from camlucida.methods.domains import number, whole
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid, Need
 from camlucida.xp import Xp

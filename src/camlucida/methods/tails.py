@@ -4,8 +4,8 @@ from collections.abc import Generator, Iterator
 
 import numpy as np
 
-from camlucida.methods.asks import Altered, Laid, Seen, Views
-from camlucida.methods.domains import flag
+from camlucida.asks import Altered, Laid, Seen, Views
+from camlucida.domains import flag
 from camlucida.methods.registry import method
 from camlucida.types import Array, Grid, Need, Readout
 from camlucida.xp import Xp

@@ -1,10 +1,12 @@
-"""What options of methods may be: said where a method is registered, checked before anything is run."""
+"""What options of methods and metrics may be: said where they are registered, checked before anything is run."""
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from camlucida.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +57,22 @@ def word(*words: str) -> Domain:
 def flag() -> Domain:
     """True or False."""
     return Domain("True or False", lambda value: isinstance(value, bool))
+
+
+def changed(
+    name: str, given: Mapping[str, Any], defaults: Mapping[str, Any], domains: Mapping[str, Domain]
+) -> tuple[tuple[str, Any], ...]:
+    """The options that differ from their defaults, in alphabetical order.
+
+    Args:
+        name: of what they are options of.
+
+    Raises:
+        RequestError: one is outside its domain.
+    """
+    for key, value in given.items():
+        if not isinstance(value, int | float | str | None):
+            raise RequestError(f"{key}={value!r} of {name} is not a plain number or word")
+        if not domains[key].holds(value):
+            raise RequestError(f"{key}={value!r} of {name} is not {domains[key].text}")
+    return tuple(sorted((key, value) for key, value in given.items() if value != defaults[key]))

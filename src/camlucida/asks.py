@@ -1,4 +1,4 @@
-"""What methods ask for while they work. They know no model, no batch size and no device."""
+"""What methods and metrics ask for while they work. They know no model, no batch size and no device."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
