@@ -11,12 +11,13 @@ from camlucida.asks import Laid
 from camlucida.engines import Engine
 from camlucida.engines.base import INPUT, Job, Request
 from camlucida.errors import ConditionError, ImageError
+from camlucida.input_images import image_of, rows_of
 from camlucida.methods import Configured
 from camlucida.methods import methods as all_methods
 from camlucida.methods.facts import GIVES
-from camlucida.probing import Asking, Progress, image_of
+from camlucida.probing import Asking, Progress
 from camlucida.targets import BoundTarget, Classes
-from camlucida.trees import count, mapped
+from camlucida.trees import count
 from camlucida.types import Evidence, Need, Score
 
 Where = str | tuple[str, ...]
@@ -208,12 +209,8 @@ def batches(inputs: Any, order: Order, batch_size: int) -> list[tuple[slice, Any
     """Inputs and order cut into batches, with the images that each covers."""
     cuts: Sequence[slice] = [slice(start, start + batch_size) for start in range(0, count(inputs), batch_size)]
     return [
-        (cut, _rows(inputs, cut), replace(order, targets=tuple(t.take(cut) for t in order.targets))) for cut in cuts
+        (cut, rows_of(inputs, cut), replace(order, targets=tuple(t.take(cut) for t in order.targets))) for cut in cuts
     ]
-
-
-def _rows(inputs: Any, cut: slice) -> Any:
-    return mapped(lambda x: x[cut], inputs)
 
 
 def notes(laid: Laid, row: int) -> Sequence[str]:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from camlucida.asks import Altered, Asked, Attended, Attention, Biases, Decomposed, Laid, Masks, Seen, Views
 from camlucida.engines import Engine
 from camlucida.engines.attention import Attending, Look
-from camlucida.engines.base import INPUT, Probes, Request, image_size
+from camlucida.engines.base import INPUT, Probes, Request
 from camlucida.engines.base import Altered as AlteredActivations
 from camlucida.errors import ImageError
+from camlucida.input_images import as_input, image_of, rows_of, with_image
 from camlucida.methods import Configured
-from camlucida.trees import count, leaves, mapped
+from camlucida.trees import count
 from camlucida.types import Evidence, Need, Score
 
 Progress = Callable[[int, int], None]
@@ -185,9 +186,11 @@ class Asking:
                 tuple(c[used] for c in self.evidence.chosen),
                 self.request.output,
                 masks.scaled,
-                None if masks.base is None else self._as_input(masks.base[used]),
+                None
+                if masks.base is None
+                else as_input(self.engine, self.inputs, self.request.output, masks.base[used]),
             )
-            scores = self.engine.probe(_rows(self.inputs, used), probes)
+            scores = self.engine.probe(rows_of(self.inputs, used), probes)
             parts.append(self._checked(scores, rows, "masked"))
         return self._joined(parts, each)
 
@@ -197,7 +200,7 @@ class Asking:
         at_once = max(1, _VALUES_AT_ONCE // int(np.prod(altered.activations.shape[2:])))
         parts = []
         for row in range(self.count):
-            image = _rows(self.inputs, slice(row, row + 1))
+            image = rows_of(self.inputs, slice(row, row + 1))
             chosen = tuple(c[row : row + 1] for c in self.evidence.chosen)
             for numbers in self._portions(each, min(at_once, 256), total):
                 activations = np.asarray(altered.activations[row, numbers], "float32")
@@ -218,7 +221,7 @@ class Asking:
         parts = []
         for rows in self._portions(len(flat), self.batch_size, total):
             of = rows // each
-            inputs = self._with_image(self._as_input(flat[rows]), of)
+            inputs = with_image(self.inputs, self._as_input(flat[rows]), of)
             wanted = frozenset((layer, i) for layer in layers for i in range(len(numbers)))
             request = Request(
                 layers,
@@ -286,38 +289,13 @@ class Asking:
         return scores
 
     def _as_input(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Images ``(N, *size, C)`` as the model takes them."""
-        own = max(leaves(self.inputs), key=lambda x: x.ndim)
-        if own.ndim == images.ndim - 1:
-            return images[..., 0]
-        first = self.engine.anatomy(self.inputs, self.request.output).channels_first
-        return np.moveaxis(images, -1, 1) if first else images
-
-    def _with_image(self, images: NDArray[Any], rows: NDArray[Any]) -> Any:
-        """The inputs of some rows, with other images."""
-        own = max(leaves(self.inputs), key=lambda x: x.ndim)
-        dtype = own.dtype if own.dtype.kind == "f" else "float32"
-        return mapped(lambda x: images.astype(dtype) if x is own else x[rows], self.inputs)
+        return as_input(self.engine, self.inputs, self.request.output, images)
 
 
 def _at_once(result: Any) -> Generator[Any, Any, Any]:
     """A method that asks for nothing."""
     yield from ()
     return result
-
-
-def image_of(engine: Engine, inputs: Any, output: str | None) -> NDArray[Any]:
-    """The image among the inputs as ``(B, *size, C)``; numbers ``(B, U)`` without channels as ``(B, U, 1)``."""
-    image: NDArray[Any] = max(leaves(inputs), key=lambda x: x.ndim)
-    first = engine.anatomy(inputs, output).channels_first
-    size = image_size(image.shape[1:], first)
-    if len(size) == image.ndim - 1:
-        return image[..., None]
-    return np.moveaxis(image, 1, -1) if first else image
-
-
-def _rows(inputs: Any, which: Any) -> Any:
-    return mapped(lambda x: x[which], inputs)
 
 
 def _split(parts: Sequence[NDArray[Any]], each: int) -> NDArray[Any]:
