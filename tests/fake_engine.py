@@ -3,6 +3,8 @@
 The network: a 1x1 convolution with ReLU (layer "features"), global average pooling, one linear layer, softmax.
 """
 
+import contextlib
+
 import numpy as np
 
 from camlucida.engines.base import INPUT, Anatomy, Measured, blended, masks_over, raw_maps
@@ -29,6 +31,8 @@ class FakeEngine:
         """Whether it says that a linear head follows its layer."""
         self.given = []
         """The number of inputs in each call of `probe`."""
+        self.randomisations = []
+        """The layers and the seed of each call of `randomised`."""
 
     def features(self, x):
         """``(B, h, w, K)``"""
@@ -137,6 +141,24 @@ class FakeEngine:
             "logit": np.stack([t.score(logits, c, np) for t, c in pairs]),
             "probability": np.stack([t.score(p, c, np) for t, c in pairs]),
         }
+
+    def weighted(self, inputs, output=None):
+        return ("head", "features")
+
+    @contextlib.contextmanager
+    def randomised(self, layers, seed):
+        self.randomisations.append((tuple(layers), seed))
+        before = self.V, self.W, self.b
+        for layer in layers:
+            names = {"head": ("W", "b"), "features": ("V",)}[layer]
+            for name in names:
+                values = getattr(self, name)
+                shuffled = np.random.default_rng([seed, *name.encode()]).permutation(values.ravel())
+                setattr(self, name, shuffled.reshape(values.shape))
+        try:
+            yield
+        finally:
+            self.V, self.W, self.b = before
 
 
 def softmax(z):

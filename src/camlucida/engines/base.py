@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -196,7 +197,8 @@ OPEN = frozenset(
 class Engine(Protocol):
     """A framework at work for one model. Inputs are NumPy arrays, or dicts, lists or tuples of them.
 
-    The model is never changed: parameters, flags and layers are what they were, also after a failure.
+    The model is never changed: parameters, flags and layers are what they were, also after a failure. Only within
+    `randomised` its weights are others.
     """
 
     backend: str
@@ -239,6 +241,32 @@ class Engine(Protocol):
         Args:
             request: which targets and scores; its layers and jobs are left alone.
             multiplied: show the gradient times the bias; False shows the gradient alone (Simple FullGrad).
+        """
+        ...
+
+    def weighted(self, inputs: Any, output: str | None = None) -> tuple[str, ...]:
+        """The paths of the layers whose weights lead to an output, from there to the input; a shared layer once.
+
+        Raises:
+            ConditionError: the weights are out of reach, or there are none.
+        """
+        ...
+
+    def randomised(self, layers: Sequence[str], seed: int) -> AbstractContextManager[None]:
+        """Within it, the weights of these layers are drawn anew: the values of each array are shuffled.
+
+        Afterwards all weights are what they were, bit for bit, also after a failure. How a weight is drawn, depends on
+        the seed and on its place in the model. What was found of the model before (its end, its heads, where it
+        attends) goes on to hold, so it is to be explained with its own weights first. Another thread that uses the
+        model meanwhile meets the weights that were drawn; one that wants to draw some waits.
+
+        Args:
+            layers: paths as `weighted` gives them.
+            seed: from 0.
+
+        Raises:
+            ConditionError: the weights are out of reach.
+            UnknownNameError: a layer is not there, or has no weights.
         """
         ...
 

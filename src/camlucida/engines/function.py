@@ -1,6 +1,7 @@
 """The engine for any function from images to scores: nothing is known of it but what it answers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from camlucida.engines import ends, host
 from camlucida.engines.base import Anatomy, Probes, Request, image_of
 from camlucida.engines.kept import Kept
+from camlucida.engines.randomised import fixed
 from camlucida.errors import CamlucidaError, ConditionError, RequestError, one_line
 from camlucida.trees import count, mapped, signature
 from camlucida.types import Array, Evidence, Need, Score
@@ -57,6 +59,22 @@ class Function:
         """Scores ``(T, M)`` of masked inputs, as logits and as probabilities, in one call."""
         first = self.anatomy(inputs, probes.output).channels_first
         return host.judged(probes, self._answer(host.masked(_as_floats(inputs), probes, first), probes.output))
+
+    def weighted(self, inputs: Any, output: str | None = None) -> tuple[str, ...]:
+        """None that could be reached.
+
+        Raises:
+            ConditionError: always.
+        """
+        raise fixed(self.subject)
+
+    def randomised(self, layers: Sequence[str], seed: int) -> AbstractContextManager[None]:
+        """Nothing: its weights are out of reach.
+
+        Raises:
+            ConditionError: always.
+        """
+        raise fixed(self.subject)
 
     def _study(self, inputs: Any, output: str | None) -> tuple[Anatomy, ends.Activation]:
         if output is not None:

@@ -6,14 +6,14 @@ A backend adds how a step is compiled (`_run`) and how scores are differentiated
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from camlucida.engines import ends, keras_biases
+from camlucida.engines import ends, keras_biases, keras_weights
 from camlucida.engines.attending import AttendingEngine
 from camlucida.engines.attention import Attending, Blocks, Look
 from camlucida.engines.base import (
@@ -34,6 +34,7 @@ from camlucida.engines.keras_forward import Tap, forward
 from camlucida.engines.keras_probes import masked_scores
 from camlucida.engines.keras_steps import Body
 from camlucida.engines.keras_tail import altered_scores, broadcasts, check_shape
+from camlucida.engines.randomised import of_layers, shuffled
 from camlucida.errors import ConditionError
 from camlucida.trees import count, mapped, signature
 from camlucida.types import Array, Differentiated, Evidence, Rule, Score
@@ -73,6 +74,7 @@ class KerasEngine(AttendingEngine[KerasAnatomy]):
         super().__init__(model)
         self._heads: Kept[list[Any]] = Kept()
         self._repeated: Kept[bool] = Kept()
+        self._weights: Kept[dict[str, list[Any]]] = Kept()
         self._unguided: dict[Hashable, tuple[str, ...]] = {}
         self.traces = 0
         """How many compiled steps were traced so far; none where nothing is compiled."""
@@ -154,6 +156,24 @@ class KerasEngine(AttendingEngine[KerasAnatomy]):
         with self._working():
             answer = self._run(("biases", multiplied, *request.key), inputs, data, body)
             return keras_biases.decompositions(_on_host(answer, count(inputs)), known, inputs)
+
+    def weighted(self, inputs: Any, output: str | None = None) -> tuple[str, ...]:
+        """The paths of the layers whose weights lead to an output, from there to the input; a shared layer once."""
+
+        def make() -> dict[str, list[Any]]:
+            with self._working():
+                return keras_weights.find_weights(self._model, inputs, output)
+
+        return tuple(self._weights.get((signature(inputs), output), make))
+
+    @contextlib.contextmanager
+    def randomised(self, layers: Sequence[str], seed: int) -> Iterator[None]:
+        """Within it, the weights of these layers are drawn anew; see `Engine.randomised`."""
+        known = {path: variables for found in self._weights for path, variables in found.items()}
+        places = {id(variable): place for place, variable in enumerate(self._model.weights)}
+        weights = [keras_weights.weight(places[id(x)], x) for x in of_layers(layers, known)]
+        with shuffled(weights, seed):
+            yield
 
     @abstractmethod
     def _run(self, key: Hashable, inputs: Any, data: list[Array], body: Body) -> Any:

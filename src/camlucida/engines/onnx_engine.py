@@ -1,6 +1,7 @@
 """The engine for networks in ONNX, run by onnxruntime: whatever needs no gradient."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from camlucida.engines.onnx_dry_run import DryRun, addressed, dry_run, flat
 from camlucida.engines.onnx_end import End, find_end, linear_head
 from camlucida.engines.onnx_model import OnnxModel
 from camlucida.engines.onnx_tail import Tail, cut
+from camlucida.engines.randomised import fixed
 from camlucida.engines.studied import OutputAnatomy, StudyingEngine
 from camlucida.trees import mapped, signature
 from camlucida.types import Array, Evidence, Head, LayerInfo, Need, Score
@@ -100,6 +102,22 @@ class Onnx(StudyingEngine[OnnxAnatomy]):
         chosen = [(target, np.repeat(classes, len(altered.activations), axis=0)) for target, classes in pairs]
         scores = [score_both(target, *answer, classes, np) for target, classes in chosen]
         return {kind: np.stack([score[kind] for score in scores]) for kind in ("logit", "probability")}
+
+    def weighted(self, inputs: Any, output: str | None = None) -> tuple[str, ...]:
+        """None that could be reached.
+
+        Raises:
+            ConditionError: always.
+        """
+        raise fixed(self.subject)
+
+    def randomised(self, layers: Sequence[str], seed: int) -> AbstractContextManager[None]:
+        """Nothing: its weights are out of reach.
+
+        Raises:
+            ConditionError: always.
+        """
+        raise fixed(self.subject)
 
     def _run(self, inputs: Any, known: OnnxAnatomy, tensors: list[str]) -> tuple[host.Answer, dict[str, Any]]:
         """Scores and probabilities, and the values of some tensors."""

@@ -4,12 +4,13 @@ The trunk runs without recording. At the explained layer a leaf takes the place 
 on: so the backward pass ends there, and no parameter is asked for a gradient.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+import contextlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from camlucida.engines import torch_xp
+from camlucida.engines import torch_weights, torch_xp
 from camlucida.engines.attending import AttendingEngine
 from camlucida.engines.attention import Attending, Blocks, Look
 from camlucida.engines.base import (
@@ -25,6 +26,7 @@ from camlucida.engines.base import (
 )
 from camlucida.engines.choice import Call
 from camlucida.engines.kept import Kept
+from camlucida.engines.randomised import fixed, of_layers, shuffled
 from camlucida.engines.torch_anatomy import TorchAnatomy, find_head, study
 from camlucida.engines.torch_attention import find_blocks, looked
 from camlucida.engines.torch_biases import decompositions
@@ -54,6 +56,7 @@ class Torch(AttendingEngine[TorchAnatomy]):
         self._heads: Kept[list[Call]] = Kept()
         self._overruled: set[Hashable] = set()
         self._repeated: Kept[bool] = Kept()
+        self._weighted: Kept[tuple[str, ...]] = Kept()
         self._closed = isinstance(model, torch.jit.ScriptModule)  # no hook reaches into it
         self.serves = _CLOSED if self._closed else OPEN | _RULED
 
@@ -138,6 +141,32 @@ class Torch(AttendingEngine[TorchAnatomy]):
         known = self._study(inputs, request.output)
         with evaluating(self._model):
             return decompositions(self._model, lambda: self._placed(inputs), request, known, multiplied=multiplied)
+
+    def weighted(self, inputs: Any, output: Which = None) -> tuple[str, ...]:
+        """The paths of the modules whose weights lead to an output, from there to the input; a shared one once.
+
+        Raises:
+            ConditionError: the model is closed, or has no weights.
+        """
+        if self._closed:
+            raise fixed(self.subject)
+
+        def make() -> tuple[str, ...]:
+            with evaluating(self._model):
+                return torch_weights.find_weights(self._model, self._placed(inputs, 1), output)
+
+        return self._weighted.get((self._structure, signature(inputs), output), make)
+
+    @contextlib.contextmanager
+    def randomised(self, layers: Sequence[str], seed: int) -> Iterator[None]:
+        """Within it, the weights of these modules are drawn anew; see `Engine.randomised`."""
+        if self._closed:
+            raise fixed(self.subject)
+        known = torch_weights.weights_of(self._model)
+        places = {id(x): place for place, x in enumerate([*self._model.parameters(), *self._model.buffers()])}
+        weights = [torch_weights.weight(places[id(x)], x) for x in of_layers(layers, known)]
+        with shuffled(weights, seed):
+            yield
 
     def _find_blocks(self, image: Any, output: Which) -> Blocks:
         known = self._study(image, output)
