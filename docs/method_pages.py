@@ -7,7 +7,7 @@ The engines are asked what they serve, so TensorFlow, JAX, torch and onnxruntime
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,13 +15,14 @@ import typer
 
 from camlucida.methods import FAMILIES, Method, methods
 from camlucida.methods.facts import HEADED, facts
-from camlucida.methods.proofs import IDENTITIES
+from camlucida.proofs import IDENTITIES
 from camlucida.types import Need
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "methods"
 CONFIGURATION = ROOT / "mkdocs.yml"
-MARK = "  # What follows is written by docs/method_pages.py.\n"
+MARK = "  # What follows is written by docs/{}.\n"
+"""What the part of the configuration that a script writes begins with; it ends where another such part begins."""
 
 WIDTH, QUALITY = 240, 80
 TARGETS = {"grad-cam-counterfactual": "ship"}
@@ -50,7 +51,7 @@ def page(method: Method, served: dict[str, frozenset[Need]], tests: dict[str, li
         f"```text\n{method.equation}\n```",
         method.description,
         f"| | |\n|---|---|\n{rows}",
-        "\n".join(["## What proves it", "", *proved(method, tests)]) if method.proof else "",
+        proved(method.proof, tests),
         f"## Example\n\n{example(method, served)}",
         picture(method),
     ]
@@ -107,11 +108,13 @@ def other(method: Method) -> tuple[str, str] | None:
     return TRANSFORMER if Need.ATTENTION in method.needs else OTHER.get(method.name)
 
 
-def proved(method: Method, tests: dict[str, list[str]]) -> Iterator[str]:
-    """The identities that hold it, and the tests that see to them."""
-    for proof in method.proof:
-        yield f"- {IDENTITIES.get(proof, proof)}"
-        yield from (f"    - `{name}`" for name in tests.get(proof, []))
+def proved(proofs: Iterable[str], tests: dict[str, list[str]]) -> str:
+    """The identities that hold a formula, and the tests that see to them; empty where there is none."""
+    lines = []
+    for proof in proofs:
+        lines.append(f"- {IDENTITIES.get(proof, proof)}")
+        lines += [f"    - `{name}`" for name in tests.get(proof, [])]
+    return "\n".join(["## What proves it", "", *lines]) if lines else ""
 
 
 def proofs() -> dict[str, list[str]]:
@@ -183,13 +186,32 @@ def index() -> str:
 
 
 def navigation(configuration: str) -> str:
-    """The site's configuration, with the methods in their place at its end."""
+    """The site's configuration, with the methods in their place."""
     lines = ["  - Methods:\n", "      - methods/index.md\n"]
     for title, family in by_family().items():
         if family:
             lines.append(f"      - {title}:\n")
             lines += [f"          - {m.title}: methods/{m.name}.md\n" for m in family]
-    return configuration.partition(MARK)[0] + MARK + "".join(lines)
+    return placed(configuration, "method_pages.py", lines)
+
+
+def placed(configuration: str, script: str, lines: Iterable[str]) -> str:
+    """The site's configuration with the part that a script writes in its place, or else at the end."""
+    mark = MARK.format(script)
+    written = "".join([mark, *lines])
+    if mark not in configuration:
+        return configuration + written
+    parts = re.split(rf"^(?={MARK.partition('{')[0]})", configuration, flags=re.MULTILINE)
+    return "".join(written if part.startswith(mark) else part for part in parts)
+
+
+def write(folder: Path, written: Mapping[str, str]) -> None:
+    """Write the pages of a folder, by the names of their files; pages that are no more are removed."""
+    folder.mkdir(exist_ok=True)
+    for old in set(folder.glob("*.md")) - {folder / name for name in written}:
+        old.unlink()
+    for name, text in written.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def draw(folder: Path) -> None:
@@ -219,12 +241,7 @@ def main(
     pictures: Annotated[bool, typer.Option("--pictures", help="Draw the pictures that are missing as well.")] = False,
 ) -> None:
     """Write docs/methods from the registry of methods."""
-    FOLDER.mkdir(exist_ok=True)
-    written = pages()
-    for old in set(FOLDER.glob("*.md")) - {FOLDER / name for name in written}:
-        old.unlink()
-    for name, text in written.items():
-        (FOLDER / name).write_text(text, encoding="utf-8")
+    write(FOLDER, pages())
     CONFIGURATION.write_text(navigation(CONFIGURATION.read_text("utf-8")), encoding="utf-8")
     if pictures:
         draw(FOLDER / "images")

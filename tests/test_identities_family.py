@@ -1,6 +1,6 @@
 """What holds in closed form, for every method of the family that it speaks of, through the public call.
 
-The number in a test's name is that of the sentence in `camlucida.methods.proofs`. 1 to 11 need global average pooling
+The number in a test's name is that of the sentence in `camlucida.proofs`. 1 to 11 need global average pooling
 and a linear head, 12 to 18 hold for any network, 19 to 22 for piecewise linear ones or none, 23 and 24 speak of
 activations, 25 to 29 of masks. Networks are in float32: maps are compared to 1e-5 of their greatest value, or to 1e-4
 where they are sums of many passes.

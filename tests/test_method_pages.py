@@ -13,7 +13,7 @@ from PIL import Image
 from camlucida.cli.app import app
 from camlucida.methods import configure, methods
 from camlucida.methods.facts import explains, facts, gives, looks_at, sign
-from camlucida.methods.proofs import IDENTITIES
+from camlucida.proofs import IDENTITIES
 
 for framework in ("tensorflow", "jax", "torch", "keras", "onnxruntime"):
     pytest.importorskip(framework, reason=f"{framework} is not installed, and its engine is asked what it serves")

@@ -7,11 +7,13 @@ result[0].overlay().save("cam.png")
 
 from camlucida import targets
 from camlucida.errors import CamlucidaError
-from camlucida.explain import Explainer, explain, fused
+from camlucida.explain import Explainer, explain
 from camlucida.explanation import Explanation
 from camlucida.explanations import Explanations
 from camlucida.methods import methods
+from camlucida.metrics import metrics
 from camlucida.models import LoadedModel, load_model
+from camlucida.sights import fused
 from camlucida.version import __version__
 
 __all__ = [
@@ -25,5 +27,6 @@ __all__ = [
     "fused",
     "load_model",
     "methods",
+    "metrics",
     "targets",
 ]

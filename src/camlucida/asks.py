@@ -147,3 +147,64 @@ class Decomposed(NamedTuple):
 Asked = Masks | Altered | Views | Attention | Biases
 Answered = Any
 """Scores ``(B, N)``, `Seen` for views, `Attended` or `Decomposed`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictures:
+    """Pictures that a metric wants scored in the place of its image. Answered by what they are `Scored`.
+
+    Args:
+        images: ``(N, *size, C)``, in the space in which the metric was given its image.
+        name: asks of the same map and space that bear the same name are equal, and are answered once.
+    """
+
+    images: Array
+    name: str = ""
+
+
+class Scored(NamedTuple):
+    """What the model says of N pictures.
+
+    Args:
+        y: the score of the target, ``(N,)``, by the metric's kind of score.
+        first: whether the target's class is the one that the model finds most likely, bool ``(N,)``; None where the
+            target is no single class.
+    """
+
+    y: Array
+    first: Array | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Maps:
+    """Pictures of which a metric wants the same method's maps, for the same class. Answered by raw maps.
+
+    Args:
+        images: ``(N, *size, C)``, in the space in which the metric was given its image.
+    """
+
+    images: Array
+
+
+@dataclass(frozen=True, slots=True)
+class OtherClass:
+    """A metric wants the method's map of the same image for another class, drawn from a seed. Answered as `Maps`."""
+
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """A metric wants the method's map of the same image and class by the model with some weights drawn anew.
+
+    Args:
+        layers: the paths of the layers whose weights are drawn anew. Answered as `Maps`.
+        seed: what they are drawn from.
+    """
+
+    layers: tuple[str, ...]
+    seed: int
+
+
+Wanted = Pictures | Maps | OtherClass | Reset
+"""What metrics ask for. Maps are raw maps, float32 ``(N, *grid)``; the last two are answered by a single one."""

@@ -1,68 +1,32 @@
 """`explain` and `Explainer`: from a model and pictures to explanations."""
 
 import contextlib
+import functools
+import itertools
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida import maps, plan, smoothing, targets
-from camlucida.asks import Laid
+from camlucida import plan, smoothing, targets
 from camlucida.engines import Anatomy, Engine, engine_for
-from camlucida.engines.base import INPUT
 from camlucida.errors import RequestError, UnknownNameError
 from camlucida.explanation import Answer, Explanation, TargetInfo
 from camlucida.explanations import Explanations
-from camlucida.given import Given, from_pictures, from_ready, noise
+from camlucida.given import Given, from_pictures, from_ready, noise, prepared, resized
+from camlucida.grading import Scene, Subject
 from camlucida.methods import Configured, configure
 from camlucida.models import LoadedModel, load_model
-from camlucida.models.labels import find
+from camlucida.models.labels import index_of
 from camlucida.notes import chosen_note, empty_note, method_notes
 from camlucida.probing import Progress
+from camlucida.sights import sights
 from camlucida.targets import BoundTarget
 from camlucida.trees import count
 from camlucida.types import Evidence, Score
-
-
-@dataclass(frozen=True, slots=True)
-class Fused:
-    """Several layers whose maps become one; made by `fused`."""
-
-    layers: tuple[Any, ...]
-    how: maps.Fusion
-
-
-@dataclass(frozen=True, slots=True)
-class _Sight:
-    """What one explanation looks at.
-
-    Args:
-        name: as the explanation calls it.
-        places: where the method looks; several whose maps are fused.
-        how: how they are fused.
-        notes: which layer was chosen, where that was left open.
-    """
-
-    name: str
-    places: tuple[plan.Where, ...]
-    how: maps.Fusion | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The single layers."""
-        return tuple(path for where in self.places for path in ([where] if isinstance(where, str) else where))
-
-
-def fused(layers: Sequence[Any], how: maps.Fusion = "max") -> Fused:
-    """One map out of several layers: heat maps at the finest grid, then "max", "tanh-max", "mean" or "product"."""
-    if isinstance(layers, str) or not layers:
-        raise RequestError(f"fused takes a list of at least one layer, not {layers!r}")
-    if how not in maps.FUSIONS:
-        raise UnknownNameError("fusion", str(how), maps.FUSIONS)
-    return Fused(tuple(layers), how)
 
 
 class Explainer:
@@ -105,15 +69,25 @@ class Explainer:
         if self.loaded.one_by_one:
             self.batch_size = 1
         self.engine: Engine = engine_for(self.loaded.model)
+        given = isinstance(model, LoadedModel) or model is self.loaded.model
+        lasting = self.engine is engine_for(self.loaded.model)  # that of a plain function is made for each call
+        self.kept: Any = None if given and lasting else (self.loaded.model, self.engine)
+        """The model for explanations to keep, where the caller does not hold it."""
 
-    def __call__(self, images: Any) -> Explanations:
-        """Explain one image or many; see `explain`."""
+    def __call__(self, images: Any, *, target: Any = None) -> Explanations:
+        """Explain one image or many; see `explain`.
+
+        Args:
+            images: as `explain` takes them.
+            target: another one than the explainer's, for these images.
+        """
         plan.check(self.engine, self.methods)
         given = from_ready(self.loaded, images) if self.ready else from_pictures(self.loaded, images)
         each = sum(1 if method.method.place == "input" else len(self.layers) for method in self.methods)
         placed: list[tuple[int, int, Explanation]] = []
         with _shown(self.progress) as progress:
-            for output, group in self._by_output(given).items():
+            wanted = self.targets if target is None else targets.parse_all(target)
+            for output, group in self._by_output(given, wanted).items():
                 places = list(group.values())
                 for i, item in enumerate(self._explain(given, output, list(group), progress)):
                     placed.append((item.answer.position, places[i // each % len(places)], item))
@@ -123,10 +97,20 @@ class Explainer:
         """The model's layers, outputs and classes, from a dry run on `inputs`, or on noise of the right size."""
         return self.engine.anatomy(noise(self.loaded) if inputs is None else inputs)
 
-    def _by_output(self, given: Given) -> dict[str | None, dict[BoundTarget, int]]:
+    def index_of(self, label: str | int) -> int:
+        """The class that a label means, or an index as it is.
+
+        Raises:
+            CamlucidaError: there is no such label, or the model's labels are not known.
+        """
+        return label if isinstance(label, int) else index_of(self.loaded.labels, label, self.loaded.name)
+
+    def _by_output(
+        self, given: Given, wanted: Sequence[BoundTarget | targets.Output]
+    ) -> dict[str | None, dict[BoundTarget, int]]:
         """The targets by the output that they are of, each with its place in the request."""
         groups: dict[str | None, dict[BoundTarget, int]] = {}
-        for place, target in enumerate(self.targets):
+        for place, target in enumerate(wanted):
             if not isinstance(target, targets.Output):
                 target = targets.of_output(target, self.engine.anatomy(given.inputs).outputs)
             output, meant = (target.output, target.target) if isinstance(target, targets.Output) else (None, target)
@@ -142,14 +126,17 @@ class Explainer:
         bound = [self._bound(target, anatomy, labels) for target in group]
         for target in bound:
             target.parameters(count(given.inputs))
-        sights = {method: self._sights(method, given, output, anatomy) for method in self.methods}
-        places = {method: tuple(dict.fromkeys(w for s in each for w in s.places)) for method, each in sights.items()}
+        seeing = {
+            method: sights(self.engine, self.layers, method, given.inputs, output, anatomy) for method in self.methods
+        }
+        places = {method: tuple(dict.fromkeys(w for s in each for w in s.places)) for method, each in seeing.items()}
         order = plan.Order(places, tuple(bound), self.score, output)
         items: list[Explanation] = []
         for cut, inputs, part in plan.batches(given.inputs, order, self.batch_size):
             evidence, raws = smoothing.run(
                 self.engine, inputs, part, batch_size=self.batch_size, progress=progress, first=cut.start
             )
+            scene = self._scene(given, cut, inputs, part, evidence)
             for row in range(count(inputs)):
                 answer = Answer(
                     position=cut.start + row,
@@ -160,57 +147,29 @@ class Explainer:
                     labels=labels,
                     **given.frame(cut.start + row),
                 )
-                items += self._items(row, answer, given, evidence, raws, part, sights, anatomy)
+                for t, method in itertools.product(range(len(bound)), self.methods):
+                    for sight in seeing[method]:
+                        seen = sight.seen(raws, row, t, method)
+                        subject = Subject(scene, row, t, method, sight, seen, answer.size)
+                        items.append(_explanation(subject, answer, given, evidence, anatomy))
         return items
 
-    def _items(
-        self,
-        row: int,
-        answer: Answer,
-        given: Given,
-        evidence: Evidence,
-        raws: Mapping[plan.Key, Laid],
-        order: plan.Order,
-        sights: Mapping[Configured, Sequence["_Sight"]],
-        anatomy: Anatomy,
-    ) -> Iterator[Explanation]:
-        for t, target in enumerate(order.targets):
-            info = _info(target, evidence.chosen[t][row], answer)
-            for method in order.methods:
-                for sight in sights[method]:
-                    parts, several = zip(
-                        *(plan.values(raws[w, t, method], row, method) for w in sight.places), strict=True
-                    )
-                    raw = np.asarray(maps.fuse(parts, sight.how) if sight.how else parts[0], "float32")
-                    kind = order.score_of(method)
-                    taken = (evidence.strength.get((path, t)) for path in sight.paths)
-                    strengths = [strength[row] for strength in taken if strength is not None]
-                    p = answer.probabilities
-                    notes = [
-                        *given.notes,
-                        *(given.pictures[answer.position].notes if given.pictures else ()),
-                        *sight.notes,
-                        *anatomy.notes,
-                        *(anatomy.logit_notes if kind == "logit" else ()),
-                        *method_notes(method, raw),
-                        *dict.fromkeys(
-                            note for where in sight.places for note in plan.notes(raws[where, t, method], row)
-                        ),
-                        *empty_note(raw, parts, method, kind, strengths),
-                    ]
-                    yield Explanation(
-                        raw=raw,
-                        method=method.label,
-                        layer=sight.name,
-                        target=info,
-                        score=float(evidence.scores[t][kind][row]),
-                        probability=None if info.index is None or p is None or p.ndim != 1 else float(p[info.index]),
-                        answer=answer,
-                        notes=tuple(notes),
-                        pixels=several[0] if method.method.gives == "pixels" else None,
-                        channels=several[0] if method.method.gives == "channels" else None,
-                        floor=float(raw.min()) if method.method.offset else 0.0,
-                    )
+    def _scene(self, given: Given, cut: slice, inputs: Any, order: plan.Order, evidence: Evidence) -> Scene:
+        """One batch, as its maps are graded."""
+        kept = replace(evidence, maps={}, activations={}, gradients={})
+        pictures = None if given.pictures is None else given.pictures[cut]
+        loaded = replace(self.loaded, model=None)
+        return Scene(
+            weakref.ref(self.engine),
+            self.kept,
+            inputs,
+            order,
+            kept,
+            None if pictures is None else functools.partial(resized, loaded, pictures),
+            functools.partial(prepared, loaded),
+            self.batch_size,
+            cut.start,
+        )
 
     def _bound(self, target: BoundTarget, anatomy: Anatomy, labels: Sequence[str] | None) -> BoundTarget:
         if isinstance(target, targets.Classes) and anatomy.classes is None:
@@ -220,35 +179,9 @@ class Explainer:
             )
 
         def lookup(label: str) -> int:
-            if labels is not None and (label in labels or not label.isdecimal()):
-                return find(labels, label)
-            if label.isdecimal():
-                return int(label)
-            raise RequestError(
-                f"class {label!r} cannot be looked up: the labels of {self.loaded.name} are not known; "
-                "give the index of the class, or labels="
-            )
+            return index_of(labels, label, self.loaded.name)
 
         return target.bind(lookup, anatomy.classes or 0)
-
-    def _sights(self, method: Configured, given: Given, output: str | None, anatomy: Anatomy) -> list["_Sight"]:
-        """What a method is to look at: the image alone, or each of the wanted layers."""
-        if method.method.place == "input":
-            return [_Sight("input", (INPUT,))]
-        chosen = tuple(chosen_note(anatomy))
-        sights = []
-        for layer in self.layers:
-            parts = layer.layers if isinstance(layer, Fused) else (layer,)
-            paths = tuple(self.engine.resolve(part, given.inputs, output) for part in parts)
-            how = layer.how if isinstance(layer, Fused) else None
-            if method.method.place == "layers":
-                if layer == "auto":
-                    paths = getattr(anatomy, method.method.layers)
-                sights.append(_Sight(", ".join(paths), (paths,)))
-            else:
-                name = f"{how}({', '.join(paths)})" if how else paths[0]
-                sights.append(_Sight(name, paths, how, chosen if layer == "auto" else ()))
-        return sights
 
 
 def explain(
@@ -321,6 +254,38 @@ def _methods(
         if option not in known:
             raise UnknownNameError("option", option, known or {"method"})
     return chosen
+
+
+def _explanation(subject: Subject, answer: Answer, given: Given, evidence: Evidence, anatomy: Anatomy) -> Explanation:
+    method, sight, seen, order = subject.method, subject.sight, subject.seen, subject.scene.order
+    kind = order.score_of(method)
+    strengths = (evidence.strength.get((path, subject.number)) for path in sight.paths)
+    notes = [
+        *given.notes,
+        *(given.pictures[answer.position].notes if given.pictures else ()),
+        *(chosen_note(anatomy) if sight.chosen else ()),
+        *anatomy.notes,
+        *(anatomy.logit_notes if kind == "logit" else ()),
+        *method_notes(method, seen.raw),
+        *seen.notes,
+        *empty_note(seen.raw, seen.parts, method, kind, [s[subject.row] for s in strengths if s is not None]),
+    ]
+    info = _info(order.targets[subject.number], subject.classes[0], answer)
+    p = answer.probabilities
+    return Explanation(
+        raw=seen.raw,
+        method=method.label,
+        layer=sight.name,
+        target=info,
+        score=float(evidence.scores[subject.number][kind][subject.row]),
+        probability=None if info.index is None or p is None or p.ndim != 1 else float(p[info.index]),
+        answer=answer,
+        notes=tuple(notes),
+        pixels=seen.values if method.method.gives == "pixels" else None,
+        channels=seen.values if method.method.gives == "channels" else None,
+        floor=subject.floor,
+        subject=subject,
+    )
 
 
 def _info(target: BoundTarget, chosen: NDArray[np.int32], answer: Answer) -> TargetInfo:

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from PIL import Image
 
 from camlucida import maps, render
 from camlucida.errors import RequestError
+from camlucida.grading import QUICK, Grades, Subject, Truth, grades, settled
 from camlucida.types import Grid, Prediction
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Explanation:
         pixels: float32 ``(H, W, C)``: the values of each colour, of methods that look at the input itself.
         channels: float32 ``(*grid, K)``: a map for each channel or concept, of methods that keep them.
         floor: the value that a heat map begins at: 0, or the least of a map that is positive everywhere.
+        subject: what grades it.
     """
 
     raw: NDArray[np.float32]
@@ -112,6 +114,7 @@ class Explanation:
     pixels: NDArray[np.float32] | None = None
     channels: NDArray[np.float32] | None = None
     floor: float = 0.0
+    subject: Subject | None = field(default=None, repr=False)
 
     @property
     def predictions(self) -> list[Prediction]:
@@ -174,6 +177,35 @@ class Explanation:
         is no box where the map is empty.
         """
         return maps.boxes(self.heatmap(), threshold)
+
+    def grade(
+        self,
+        metrics: str | Sequence[str] = QUICK,
+        *,
+        label: int | None = None,
+        boxes: Sequence[Sequence[int]] | None = None,
+        mask: NDArray[np.bool_] | None = None,
+    ) -> Grades:
+        """What metrics say of this map: the model is asked again, with altered pictures.
+
+        Args:
+            metrics: one name or several, with settings where wanted: "deletion?steps=224". `camlucida.metrics` lists
+                them.
+            label: the class that the picture is of, for metrics that need it.
+            boxes: where that is, ``(n, 4)``: left, top, right, bottom in the picture's pixels, the last two outside.
+            mask: where it is, ``(H, W)``.
+
+        Raises:
+            CamlucidaError: a metric needs what is not given, or cannot be computed for this map.
+        """
+        if self.subject is None:
+            raise RequestError("this explanation does not know its model any more: explain the picture again")
+        truth = Truth(
+            label,
+            None if boxes is None else np.asarray(boxes, "int64").reshape(-1, 4),
+            None if mask is None else np.asarray(mask, bool),
+        )
+        return grades([self.subject], settled(metrics), [truth])[0]
 
     def figure(self, **settings: Any) -> "Figure":
         """The picture and the overlay side by side, as a matplotlib figure; `settings` are those of `overlay`."""

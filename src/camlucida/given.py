@@ -58,7 +58,7 @@ def from_pictures(loaded: LoadedModel, sources: Any) -> Given:
     notes = list(loaded.notes)
     if loaded.size is None:
         notes.append(f"the model does not say its input size: {_UNKNOWN_SIZE[0]}x{_UNKNOWN_SIZE[1]} was assumed")
-    return Given(_prepared(loaded, pictures), pictures, tuple(notes), loaded.channels_first)
+    return Given(prepared(loaded, resized(loaded, pictures)), pictures, tuple(notes), loaded.channels_first)
 
 
 def from_ready(loaded: LoadedModel, inputs: Any) -> Given:
@@ -79,17 +79,21 @@ def from_ready(loaded: LoadedModel, inputs: Any) -> Given:
 def noise(loaded: LoadedModel) -> NDArray[np.float32]:
     """One input of random pixels, to see the model's layers with."""
     pixels = np.random.default_rng(0).integers(0, 256, (*(loaded.size or _UNKNOWN_SIZE), 3)).astype("uint8")
-    return _prepared(loaded, [images.Picture("noise", "noise", pixels, ())])
+    return prepared(loaded, resized(loaded, [images.Picture("noise", "noise", pixels, ())]))
 
 
-def _prepared(loaded: LoadedModel, pictures: Sequence[images.Picture]) -> NDArray[np.float32]:
-    """The model's input ``(B, h, w, C)`` or ``(B, C, h, w)``; grey for a model with one channel."""
+def resized(loaded: LoadedModel, pictures: Sequence[images.Picture]) -> NDArray[np.float32]:
+    """The pictures at the size of the model's input, ``(B, h, w, 3)`` in 0..255."""
+    return images.to_input(pictures, loaded.size or _UNKNOWN_SIZE)
+
+
+def prepared(loaded: LoadedModel, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pictures of the right size as the model takes them, ``(B, h, w, C)`` or ``(B, C, h, w)``, grey where it does."""
     if loaded.preprocessing is None:
         raise RequestError(
             f"{loaded.name} does not take one picture (its input is of another kind): give its inputs ready, with "
             "preprocess=None"
         )
-    pixels = images.to_input(pictures, loaded.size or _UNKNOWN_SIZE)
     if loaded.grey:
         pixels = pixels @ np.asarray([[0.299], [0.587], [0.114]], "float32")
     inputs = loaded.preprocessing.apply(pixels)

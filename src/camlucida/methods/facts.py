@@ -1,7 +1,7 @@
 """What there is to say of a method in words: the command line and the documentation show it, both from here."""
 
-from camlucida.methods.proofs import IDENTITIES
 from camlucida.methods.registry import Method
+from camlucida.proofs import IDENTITIES
 from camlucida.types import Need
 
 COST = "F: forward pass, B: backward pass, K: channels"

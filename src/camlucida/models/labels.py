@@ -76,6 +76,27 @@ def find(labels: Sequence[str], name: str) -> int:
     raise UnknownNameError("class", name, labels)
 
 
+def index_of(labels: Sequence[str] | None, name: str, model: str) -> int:
+    """The index of the class that a word means: its label, or the index itself as text.
+
+    Args:
+        labels: of the classes; None where they are not known.
+        name: the word.
+        model: as errors call it.
+
+    Raises:
+        CamlucidaError: there is no such label, or labels are not known.
+    """
+    if labels is not None and (name in labels or not name.isdecimal()):
+        return find(labels, name)
+    if name.isdecimal():
+        return int(name)
+    raise RequestError(
+        f"class {name!r} cannot be looked up: the labels of {model} are not known; give the index of the class, or "
+        "labels="
+    )
+
+
 def _ambiguous(labels: Sequence[str], name: str, found: list[int]) -> RequestError:
     listed = ", ".join(f"{i} ({labels[i]})" for i in found[:_MOST]) + (", ..." if len(found) > _MOST else "")
     return RequestError(f"class {name!r} may mean {listed}: give the index")

@@ -1,4 +1,4 @@
-"""What is known to hold of methods, and is tested: sentences by the numbers in the names of the tests.
+"""What is known to hold of methods and metrics, and is tested: sentences by the numbers in the names of the tests.
 
 "A linear head" is global average pooling and one linear layer. What a channel adds to the logit is its average times
 its weight in that layer.
@@ -48,5 +48,14 @@ IDENTITIES: dict[str, str] = {
     "27": "For a linear model, occluding a patch takes away what the patch adds to the score.",
     "28": "Group-CAM with one group is proportional to Grad-CAM where its mask raises the score, and Poly-CAM with one "
     "layer is Score-CAM but for the percentiles.",
-    "29": "Fake-CAM hides one pixel, so that the probability hardly changes.",
+    "29": "Fake-CAM hides one pixel, so that the probability hardly changes. A map that shows everything drops and "
+    "gains nothing, and ADCC, which punishes large maps, grades it 0.",
+    "30": "For a linear model, and the same base, Insertion and Deletion sum to the scores of the image and of the "
+    "base, whatever the order.",
+    "31": "For a linear model, the infidelity of its gradient is 0, that gradient never changes under noise, and the "
+    "gradient times the input correlates perfectly with what the score loses.",
+    "32": "A uniform map has the share of its heat inside a box that the box has of the picture. What looks at the "
+    "order of pixels alone is the same for every strictly increasing change of the map.",
+    "33": "For a map turned upside down, removing what matters most and what matters least change places. Linear "
+    "imputation restores an image that is itself linear, where the border is known.",
 }
