@@ -6,13 +6,16 @@ result[0].overlay().save("cam.png")
 """
 
 from camlucida import targets
+from camlucida.compare import compare
 from camlucida.errors import CamlucidaError
+from camlucida.evaluation import evaluate
 from camlucida.explain import Explainer, explain
 from camlucida.explanation import Explanation
 from camlucida.explanations import Explanations
 from camlucida.methods import methods
 from camlucida.metrics import metrics
 from camlucida.models import LoadedModel, load_model
+from camlucida.sanity import check
 from camlucida.sights import fused
 from camlucida.version import __version__
 
@@ -23,6 +26,9 @@ __all__ = [
     "Explanations",
     "LoadedModel",
     "__version__",
+    "check",
+    "compare",
+    "evaluate",
     "explain",
     "fused",
     "load_model",

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from camlucida.cli import explain, listings
+from camlucida.cli import evaluate, explain, grading, listings
 from camlucida.cli.console import Debug, complain
 from camlucida.errors import CamlucidaError, ImageError
 from camlucida.version import __version__
@@ -22,8 +22,12 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(add_completion=False)
 app.command("explain")(explain.explain)
+app.command("compare")(grading.compare)
+app.command("check")(grading.check)
+app.command("evaluate")(evaluate.evaluate)
 app.command("layers")(listings.layers)
 app.command("methods")(listings.methods)
+app.command("metrics")(listings.metrics)
 app.command("models")(listings.models)
 
 

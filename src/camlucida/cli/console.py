@@ -55,15 +55,15 @@ def _console() -> Console:
 
 
 @contextlib.contextmanager
-def probing() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, if that is a terminal; it is seen from the first call on."""
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar of `what` on standard error, if that is a terminal; it is seen from the first call on."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("masked images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None, visible=False)
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task("", total=None, visible=False)
+        yield lambda done, total: shown.update(task, completed=done, total=total, visible=True)
 
 
 class Debug:

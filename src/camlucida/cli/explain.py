@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camlucida.cli.console import DebugOption, complain, plain, probing, say, say_table
+from camlucida.cli.console import DebugOption, bar, complain, plain, say, say_table
 from camlucida.cli.options import (
     BackendOption,
     LabelsOption,
     ModelOption,
     PreprocessOption,
+    ScoreOption,
     SizeOption,
     WeightsOption,
     load,
@@ -43,7 +44,7 @@ def explain(
     layer: Annotated[
         list[str], typer.Option("--layer", metavar="PATH", help="auto, or one of `camlucida layers`; may be repeated.")
     ] = ["auto"],  # noqa: B006
-    score: Annotated[str, typer.Option("--score", metavar="NAME", help="auto, logit or probability.")] = "auto",
+    score: ScoreOption = "auto",
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="How many predictions to show.")] = 5,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where files go.")] = Path("camlucida-out"),
     alpha: Annotated[float, typer.Option("--alpha", metavar="X", help="Strength of the heat map, 0 to 1.")] = 0.4,
@@ -74,7 +75,10 @@ def explain(
     pictures, failures = _read(images)
     if not pictures:
         raise typer.Exit(1)
-    with contextlib.redirect_stdout(sys.stderr), probing() as progress:  # a model of the user's own may print
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        bar("masked images") as progress,
+    ):  # a model of the user's own may print
         loaded = load(model, weights, preprocess, size, labels, backend)
         explainer = Explainer(loaded, method=method, target=target, layer=layer, score=score, progress=progress)  # type: ignore[arg-type]
         results = explainer(pictures)

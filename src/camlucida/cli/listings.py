@@ -1,4 +1,4 @@
-"""`camlucida layers`, `methods` and `models`: what there is to choose from."""
+"""`camlucida layers`, `methods`, `metrics` and `models`: what there is to choose from."""
 
 import re
 from pathlib import Path
@@ -78,6 +78,36 @@ def methods(
         say(f"{key + ':':13}{plain(value)}")
     for sentence in identities(method):
         say(f"{'holds:':13}{plain(sentence)}")
+
+
+def metrics(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One metric, in full.")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """List the metrics, or tell of one: its formula, source, range, cost and options."""
+    from camlucida.metrics import FAMILIES, configure
+    from camlucida.metrics import metrics as registry
+    from camlucida.metrics.facts import facts, identities
+
+    if name is not None:
+        metric = configure(name).metric
+        say(f"[bold]{metric.title}[/bold]\n\n    {plain(metric.equation)}\n")
+        say_prose(metric.description)
+        say()
+        for key, value in facts(metric).items():
+            say(f"{key + ':':13}{plain(value)}")
+        for sentence in identities(metric):
+            say(f"{'holds:':13}{plain(sentence)}")
+        return
+    known = list(registry().values())
+    width = max(len(metric.name) for metric in known)
+    for family, title in FAMILIES.items():
+        say(f"[bold]{title}[/bold]")
+        for metric in known:
+            if metric.family == family:
+                say(plain(f"{metric.name:{width}}  {metric.better + ' is better':14}  {metric.title}"))
+        say()
+    say("`camlucida metrics NAME` tells more of one.")
 
 
 def _row(method: "Method") -> tuple[str, str, str]:

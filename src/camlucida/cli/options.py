@@ -51,6 +51,10 @@ PreprocessOption = Annotated[
 SizeOption = Annotated[str | None, typer.Option("--size", metavar="N|HxW", help="Input size, if not the model's own.")]
 LabelsOption = Annotated[str, typer.Option("--labels", metavar="FILE", help="Names of the classes: text or JSON.")]
 
+TargetOption = Annotated[str, typer.Option("--target", metavar="T", help="Class label, index, or top1.")]
+LayerOption = Annotated[str, typer.Option("--layer", metavar="PATH", help="auto, or one of `camlucida layers`.")]
+ScoreOption = Annotated[str, typer.Option("--score", metavar="NAME", help="auto, logit or probability.")]
+
 
 def load(
     model: str, weights: Path | None, preprocess: str, size: str | None, labels: str, backend: str | None

@@ -45,11 +45,12 @@ LITERALLY: dict[str, Any] = {"parse_math": False, "usetex": False, "linespacing"
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture of a figure, with the text above it."""
+    """One picture of a figure, with the text above it and lines of figures below it."""
 
     image: Image.Image
     title: str
     subtitle: str = ""
+    below: tuple[str, ...] = ()
 
 
 def figure(rows: Sequence[Sequence[Panel]], *, cmap: str | None = None, signed: bool = False) -> "Figure":
@@ -83,7 +84,7 @@ def figure(rows: Sequence[Sequence[Panel]], *, cmap: str | None = None, signed: 
     tops, bottom = [], MARGIN - gap
     for row in grid:
         tops.append(bottom + gap + max(placed.caption for placed in row))
-        bottom = tops[-1] + max(placed.height for placed in row)
+        bottom = tops[-1] + max(placed.height + placed.foot for placed in row)
     right = MARGIN + columns * width + (columns - 1) * gap
 
     page = Figure(figsize=(right + legend + MARGIN, bottom + MARGIN), dpi=DPI, facecolor="white")
@@ -117,6 +118,8 @@ class _Placed:
     title: str
     subtitle: str
     caption: float
+    below: str
+    foot: float
 
 
 def _measure(panel: Panel, width: float, height: float, size: float) -> _Placed:
@@ -129,7 +132,8 @@ def _measure(panel: Panel, width: float, height: float, size: float) -> _Placed:
         image = image.resize((most, max(1, round(image.height * most / image.width))))
     title, subtitle = _wrap(panel.title, size, width), _wrap(panel.subtitle, size * SMALL, width)
     lines = _lines(title) + _lines(subtitle) * SMALL
-    return _Placed(image, *placed, title, subtitle, (PAD + lines * LINE * size) / 72 if lines else 0.0)
+    caption, foot = ((PAD + n * LINE * size) / 72 if n else 0.0 for n in (lines, len(panel.below) * SMALL))
+    return _Placed(image, *placed, title, subtitle, caption, "\n".join(panel.below), foot)
 
 
 def _wrap(text: str, size: float, width: float) -> str:
@@ -166,13 +170,15 @@ def _axes(page: "Figure", left: float, top: float, width: float, height: float) 
 
 
 def _draw(axes: "Axes", placed: _Placed, size: float) -> None:
-    """The picture; above it the subtitle, and above that the title, both flush left."""
+    """The picture; above it the subtitle, and above that the title; below it its figures; all flush left."""
     axes.imshow(placed.image, origin="upper", aspect="auto")
     small = size * SMALL
     above = PAD + _lines(placed.subtitle) * LINE * small
     axes.set_title(placed.title, loc="left", y=1.0, pad=above, size=size, color=INK, family=_fonts(), **LITERALLY)
     if placed.subtitle:
         _beside(axes, placed.subtitle, (0, 1), (0, PAD), size=small, va="baseline")
+    if placed.below:
+        _beside(axes, placed.below, (0, 0), (0, -PAD), size=small, va="top")
 
 
 def _draw_bar(axes: "Axes", cmap: str, signed: bool, length: float) -> None:
