@@ -589,6 +589,21 @@ def test_paths_that_are_no_data_sets_are_refused(write, picture, tmp_path):
     assert "neither a file nor a folder" in refused(tmp_path / "pipe.csv")
 
 
+@pytest.mark.parametrize("name", ["photographs", "photographs/cat", "labels.csv", "items.json", "coco.json", "xml"])
+def test_paths_from_where_one_stands(write, picture, tmp_path, monkeypatch, name):
+    picture("photographs/cat/1.png")
+    picture("xml/cat.png")
+    write("labels.csv", table(["image"], ["cat.png"]))
+    write("items.json", json.dumps([{"image": "cat.png"}]))
+    write("coco.json", coco([{"bbox": [1, 2, 7, 3]}]))
+    write("xml/cat.xml", voc(("cat", (2, 3, 8, 5))))
+    monkeypatch.chdir(tmp_path)
+    for path in (name, Path(name), f"../{tmp_path.name}/{name}"):
+        data = read(path)
+        assert [images.read(item.source).pixels.shape for item in data] == [(*SIZE, 3)]
+        assert data.problems == ()
+
+
 def test_no_picture_is_decoded(write, tmp_path, monkeypatch):
     Image.fromarray(INSIDE).save(tmp_path / "mask.png")
     path = write("items.json", json.dumps([{"image": "cat.png", "mask": "mask.png"}, {"image": "dog.png"}]))

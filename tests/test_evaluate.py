@@ -216,7 +216,7 @@ def test_a_box_outside_the_image(net):
     found = cl.evaluate(net, items, ["grad-cam"], ["energy-pointing-game"], **SETTINGS)
     assert found.images == 1
     assert any("lies outside its 40 x 30 pixels" in problem for problem in found.problems)
-    assert any("was cut to (20, 3, 40, 25)" in problem for problem in found.problems)
+    assert any("was cut to (20, 3, 40, 25)" in note for note in found.notes)
 
 
 def test_a_polygon_that_crosses_itself(net):
@@ -285,10 +285,10 @@ def test_what_it_costs_is_told_before(run, folder):
     told = []
     run(folder, methods=["grad-cam", "score-cam"], before=told.append, limit=2)
     assert told == [
-        "2 images, 5 methods, 3 metrics: 10 maps; of which each takes score-cam 1 F + K F; 70 forward passes of "
-        "metrics; for each map deletion?steps=6 6"
+        "2 images, 5 methods, 3 metrics; 10 maps, of which each takes score-cam 1 F + K F; 70 forward passes of "
+        "metrics, for each map deletion?steps=6 6"
     ]
-    assert cost(1000, (), settled("max-sensitivity")).startswith("1,000 images, 0 methods, 1 metrics: 0 maps")
+    assert cost(1000, (), settled("max-sensitivity")).startswith("1,000 images, 0 methods, 1 metric; 0 maps")
 
 
 def test_files(run, folder, tmp_path):

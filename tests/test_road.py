@@ -100,7 +100,7 @@ def test_images_of_any_size_are_filled_in(size):
 
 
 @pytest.mark.parametrize("kind", ["compact", "scattered"])
-def test_an_affine_image_comes_back_where_the_border_is_known(kind):
+def test_33_an_affine_image_comes_back_where_the_border_is_known(kind):
     """Identity 33."""
     i, j = np.indices(SIZE)
     image = np.stack([2.0 * i - j, 0.3 * j, 7 - i], axis=-1)
@@ -198,7 +198,7 @@ def test_without_noise_the_figures_are_those_of_the_definition(kind):
 
 
 @pytest.mark.parametrize("kind", ["compact", "scattered"])
-def test_both_orders_change_places_with_the_map_upside_down(kind):
+def test_33_both_orders_change_places_with_the_map_upside_down(kind):
     """Identity 33, noise and all."""
     L = importance(kind)
     morf, lerf, combined = (measure(name, given(L), bright) for name in NAMES)

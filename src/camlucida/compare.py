@@ -126,8 +126,8 @@ def lines(grades: Mapping[str, float]) -> list[str]:
 
 
 def figure(value: float) -> str:
-    """A figure in words."""
-    return "undefined" if math.isnan(value) else f"{value:.3g}"
+    """A figure in words; "none" where a metric has none."""
+    return "none" if math.isnan(value) else f"{value:.3g}"
 
 
 def explains_nothing(label: str) -> bool:

@@ -32,7 +32,7 @@ ALIKE = ((0.8, "hardly changes"), (0.5, "changes a little"), (0.2, "changes much
 CHANGED = ((0.5, "changes much"), (0.1, "changes a little"), (-math.inf, "hardly changes"))
 """What is said of a map that changes by at least such a share of its length."""
 
-CAVEAT = "These questions find maps that cannot be right; to pass them does not make a map right."
+CAVEAT = "A no is a reason to distrust the map; three times yes does not make it right."
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +128,11 @@ def _weights(subject: Subject, seed: int) -> Finding:
     if math.isnan(outcome.value):
         return _constant("weights")
     count, last = len(subject.scene.weighted()), outcome.curve[-1]
-    words = (
-        f"This map {_change(last, ALIKE)} when the weights of all layers are drawn anew ({_figure(last)}). In brackets: "
-        "rank correlation with the map of the model as it is."
-    )
+    words = f"This map {_change(last, ALIKE)} when the weights of all layers are drawn anew ({_figure(last)})."
     parts = {math.ceil(count * k / STEPS): likeness for k, likeness in enumerate(outcome.curve, start=1)}
     if said := [f"{layers} ({_figure(likeness)})" for layers, likeness in parts.items() if layers < count]:
         words += f" When only so many of the {count} layers are drawn anew, from the output down: {', '.join(said)}."
+    words += " In brackets: rank correlation with the map of the model as it is."
     learnt = not last >= ALIKE[1][0]  # a map that is constant then does depend on them
     return Finding("weights", bool(learnt), tuple(outcome.curve), words)
 
@@ -157,8 +155,8 @@ def _noise(subject: Subject, seed: int) -> Finding:
     if math.isnan(value):
         return _constant("noise")
     words = (
-        f"This map {_change(value, CHANGED)} when noise of up to {100 * NOISE:g} % of the range of its values is added "
-        f"to the input: by {100 * value:.2g} % of the map's own length at most, of {SAMPLES} times."
+        f"This map {_change(value, CHANGED)} when noise is added to the input, up to {100 * NOISE:g} % of its range: "
+        f"of {SAMPLES} such maps, the farthest differs by {100 * value:.1f} % of this one's Euclidean norm."
     )
     return Finding("noise", value < CHANGED[0][0], (value,), words)
 

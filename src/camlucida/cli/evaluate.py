@@ -19,6 +19,7 @@ from camlucida.cli.options import (
     ScoreOption,
     SizeOption,
     WeightsOption,
+    check_writable,
     load,
 )
 
@@ -38,11 +39,17 @@ def evaluate(
     weights: WeightsOption = None,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", metavar="NAME", help="One of `camlucida methods`; may be repeated. Else a choice."),
+        typer.Option(
+            "--method", metavar="NAME", help="One of `camlucida methods`; may be repeated. If not given, several."
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", metavar="NAME", help="One of `camlucida metrics`; may be repeated. Else a choice."),
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help="One of `camlucida metrics`; may be repeated. If not given, those that fit the data set.",
+        ),
     ] = None,
     target: Annotated[
         str, typer.Option("--target", metavar="T", help="label, top1, or auto: the label where there is one.")
@@ -59,7 +66,11 @@ def evaluate(
     ] = Path("camlucida-evaluation"),
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", metavar="NAME", help="csv, json, md, html, parquet; may be repeated. Else the first."),
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="csv, json, md, html, parquet; may be repeated. If not given, all but parquet.",
+        ),
     ] = None,
     preprocess: PreprocessOption = "auto",
     size: SizeOption = None,
@@ -69,20 +80,23 @@ def evaluate(
     debug: DebugOption = False,
 ) -> None:
     """Grade the maps of several methods by several metrics over a data set, null baselines included."""
-    from camlucida import evaluation
+    from camlucida import datasets, evaluation
 
+    # What can be refused at once is refused before a model is loaded.
     wanted = formats or list(evaluation.USUAL)
     evaluation.check_formats(wanted)
+    evaluation.check_words(target, method or evaluation.METHODS, metric or evaluation.METRICS)
+    check_writable(out)
+    data = datasets.read(dataset, images=images)
     with contextlib.redirect_stdout(sys.stderr):
         loaded = load(model, weights, preprocess, size, labels, backend)
         with bar("images") as progress:
             found = evaluation.evaluate(
                 loaded,
-                dataset,
+                data,
                 method or evaluation.METHODS,
                 metric or None,
                 target=target,
-                images=images,
                 limit=limit,
                 out=out,
                 seed=seed,
@@ -99,15 +113,14 @@ def evaluate(
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:
         _show(found)
-        say(f"\n{', '.join(plain(str(path)) for path in paths)}")
+        say(f"\nin {plain(str(out))}: {', '.join(path.name for path in paths)}")
     if found.problems:
         raise typer.Exit(1)
 
 
 def _show(found: "Evaluation") -> None:
     for ranking in found.rankings:
-        arrow = "higher is better" if ranking.metric.metric.better == "high" else "lower is better"
-        say(f"\n[bold]{plain(ranking.metric.label)}[/bold]  ({arrow})")
+        say(f"\n[bold]{plain(ranking.metric.label)}[/bold]  ({ranking.metric.metric.better} is better)")
         rows = [
             [str(row.rank or ""), row.method, row.figure, row.interval, _marks(row.tied, row.null)]
             for row in ranking.rows

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +17,7 @@ from camlucida.cli.options import (
     ScoreOption,
     SizeOption,
     WeightsOption,
+    check_writable,
     load,
 )
 from camlucida.errors import ImageError, RequestError
@@ -71,7 +71,7 @@ def explain(
     overlay(np.zeros((1, 1, 3), "uint8"), np.zeros((1, 1), "float32"), **settings)
     for name in method:
         configure(name)
-    _check_writable(out)
+    check_writable(out)
     pictures, failures = _read(images)
     if not pictures:
         raise typer.Exit(1)
@@ -97,15 +97,6 @@ def _say_where(overviews: list[Path], folder: Path) -> None:
     for path in overviews:
         say(f"all maps of a picture in one: {plain(str(path))}")
     say(f"raw maps (.npy) and explanations.json are in {plain(str(folder))}")
-
-
-def _check_writable(folder: Path) -> None:
-    """Refuse a folder before the work and not after it. Nothing is made yet."""
-    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
-    if not there.is_dir():
-        raise RequestError(f"cannot make the folder {str(folder)!r}: {str(there)!r} is no folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise RequestError(f"cannot write to the folder {str(there)!r}: permission denied")
 
 
 def _read(sources: list[str]) -> "tuple[list[Picture], int]":

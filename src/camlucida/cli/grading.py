@@ -2,13 +2,15 @@
 
 import contextlib
 import json
+import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camlucida.cli.console import DebugOption, plain, say, say_prose, say_table
+from camlucida.cli.console import DebugOption, bar, plain, say, say_prose, say_table
 from camlucida.cli.options import (
     BackendOption,
     LabelsOption,
@@ -19,8 +21,13 @@ from camlucida.cli.options import (
     SizeOption,
     TargetOption,
     WeightsOption,
+    check_writable,
     load,
 )
+from camlucida.errors import RequestError
+
+if TYPE_CHECKING:
+    from camlucida.compare import Comparison
 
 ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="A picture file, or sample:cat.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the document and nothing else.")]
@@ -32,18 +39,22 @@ def compare(
     weights: WeightsOption = None,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", metavar="NAME", help="One of `camlucida methods`; may be repeated. Else a choice."),
+        typer.Option(
+            "--method", metavar="NAME", help="One of `camlucida methods`; may be repeated. If not given, several."
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", metavar="NAME", help="One of `camlucida metrics`; may be repeated. Else three."),
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help="One of `camlucida metrics`; may be repeated. Three if not given.",
+        ),
     ] = None,
     target: TargetOption = "top1",
     layer: LayerOption = "auto",
     score: ScoreOption = "auto",
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="A .png, .pdf or .svg; comparison.png if not given.")
-    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .png, .pdf or .svg.")] = Path("comparison.png"),
     preprocess: PreprocessOption = "auto",
     size: SizeOption = None,
     labels: LabelsOption = "auto",
@@ -53,31 +64,27 @@ def compare(
 ) -> None:
     """Show one picture's maps by many methods side by side, with their grades."""
     from camlucida import images
-    from camlucida.compare import METHODS, check_format
+    from camlucida.compare import METHODS
     from camlucida.compare import compare as compared
     from camlucida.grading import QUICK, settled
     from camlucida.methods import configure
 
-    methods, metrics, path = method or list(METHODS), metric or list(QUICK), out or Path("comparison.png")
+    methods, metrics = method or list(METHODS), metric or list(QUICK)
     settled(metrics)
     for name in methods:
         configure(name)
-    check_format(path)
+    _check_file(out)
     picture = images.read(image)
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), bar("masked images") as progress:
         loaded = load(model, weights, preprocess, size, labels, backend)
-        found = compared(loaded, picture, methods, metrics, target=target, layer=layer, score=score)
-    found.save(path)
-    document = found.to_dict()
+        settings: dict[str, Any] = {"target": target, "layer": layer, "score": score, "progress": progress}
+        found = compared(loaded, picture, methods, metrics, **settings)
+    found.save(out)
     if as_json:
-        typer.echo(json.dumps(document, indent=2))
-        return
-    first = found.explanations[0]
-    say(f"\n[bold]{plain(first.answer.source)}[/bold]  {plain(first.target.label)}  ({plain(first.answer.model)})\n")
-    names = list(document[0]["grades"])
-    rows = [[one["method"], one["layer"], *(_figure(one["grades"][name]) for name in names)] for one in document]
-    say_table(["method", "layer", *names], rows)
-    say(f"\nall of them in one picture: {plain(str(path))}")
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        _show(found)
+        say(f"\nall of them in one picture: {plain(str(out))}")
 
 
 def check(
@@ -99,25 +106,62 @@ def check(
     """Ask of one map whether it depends on the weights, on the class, and on noise."""
     from camlucida import images
     from camlucida.methods import configure
-    from camlucida.sanity import QUESTIONS
+    from camlucida.sanity import CAVEAT, QUESTIONS
     from camlucida.sanity import check as checked
 
     configure(method)
     picture = images.read(image)
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), bar("masked images") as progress:
         loaded = load(model, weights, preprocess, size, labels, backend)
-        settings: dict[str, Any] = {"target": target, "layer": layer, "score": score}
+        settings: dict[str, Any] = {"target": target, "layer": layer, "score": score, "progress": progress}
         report = checked(loaded, picture, method, seed=seed, **settings)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
         return
     item = report.explanation
-    say(f"\n[bold]{plain(item.method)}[/bold] of {plain(item.target.label)} in {plain(item.answer.source)}")
+    where = f"{plain(item.target.label)} in {plain(item.answer.source)}, at {plain(item.layer)}"
+    say(f"\n[bold]{plain(item.method)}[/bold] of {where}  ({plain(item.answer.model)})")
     marks = {True: "[green]yes[/green]", False: "[red]no[/red]", None: "not known"}
     for finding in report.findings:
         say(f"\n{QUESTIONS[finding.question]} {marks[finding.passed]}")
         say_prose(finding.words)
+    say()
+    say_prose(CAVEAT)
+    _say_notes(item.notes)
 
 
-def _figure(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3g}"
+def _check_file(path: Path) -> None:
+    """Refuse a file before the work and not after it. Nothing is made yet."""
+    from camlucida.compare import check_format
+
+    check_format(path)
+    if not path.exists():
+        check_writable(path.parent)
+    elif path.is_dir():
+        raise RequestError(f"cannot write {str(path)!r}: it is a folder; name a file")
+    elif not os.access(path, os.W_OK):
+        raise RequestError(f"cannot write {str(path)!r}: permission denied")
+
+
+def _show(found: "Comparison") -> None:
+    from camlucida.compare import explains_nothing, figure
+    from camlucida.metrics import configure
+
+    first = found.explanations[0]
+    say(f"\n[bold]{plain(first.answer.source)}[/bold]  {plain(first.target.label)}  ({plain(first.answer.model)})\n")
+    pairs = list(zip(found.explanations, found.grades, strict=True))
+    rows = [
+        [item.method, item.layer, *map(figure, grades.values()), "explains nothing" * explains_nothing(item.method)]
+        for item, grades in pairs
+    ]
+    say_table(["method", "layer", *found.grades[0], ""], rows)
+    say()
+    for better in ("high", "low"):
+        if names := [name for name in found.grades[0] if configure(name).metric.better == better]:
+            say(f"{better} is better: {plain(', '.join(names))}")
+    _say_notes(note for item, grades in pairs for note in (*item.notes, *grades.notes))
+
+
+def _say_notes(notes: Iterable[str]) -> None:
+    for note in dict.fromkeys(notes):
+        say(f"[dim]note: {plain(note)}[/dim]")

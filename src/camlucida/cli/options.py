@@ -67,6 +67,15 @@ def load(
     return load_model(model, weights=weights, preprocess=preprocess, labels=labels, size=sides, backend=backend)
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a folder before the work and not after it. Nothing is made yet."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if not there.is_dir():
+        raise RequestError(f"cannot make the folder {str(folder)!r}: {str(there)!r} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RequestError(f"cannot write to the folder {str(there)!r}: permission denied")
+
+
 def _import_quietly(model: str, backend: str | None) -> None:
     """Import what the model needs and what talks while it is imported. Keras is not imported for a model of torch."""
     from camlucida.models import factory

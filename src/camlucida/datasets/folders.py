@@ -86,7 +86,7 @@ def records(root: Path) -> Iterator[Record | str]:
 
 def _record(root: Path, path: Path, label: str | int | None) -> Record:
     name = path.relative_to(root).as_posix()
-    return Record(name, {"image": path, "name": name, "label": label})
+    return Record(name, {"image": path.absolute(), "name": name, "label": label})
 
 
 def _none(root: Path, paths: list[Path]) -> Iterator[str]:

@@ -77,8 +77,7 @@ def evaluate(
     Raises:
         CamlucidaError: nothing can be evaluated; the message says why and what to do.
     """
-    if target not in ("auto", "label", "top1"):
-        raise RequestError(f"target {target!r} is none of 'auto', 'label' and 'top1'")
+    check_words(target, methods, METRICS if metrics is None else metrics)
     if limit is not None and limit < 1:
         raise RequestError(f"limit={limit!r} is not a whole number above 0")
     data = datasets.read(dataset, images=images)
@@ -91,8 +90,6 @@ def evaluate(
     data = _recognised(data, explainer, problems)
     by_label = target == "label" or (target == "auto" and data.has("label"))
     count = len(data) if limit is None else min(limit, len(data))
-    if before:
-        before(cost(count, explainer.methods, graded))
     head = {
         "version": __version__,
         "model": explainer.loaded.name,
@@ -104,7 +101,11 @@ def evaluate(
         "settings": {key: str(value) for key, value in sorted(settings.items())},
     }
     run = Run(data, explainer, graded, by_label, Statistics(graded, seed=seed), problems)
-    run.all(count, None if out is None else Journal(Path(out) / JOURNAL, head), progress)
+    journal = None if out is None else Journal(Path(out) / JOURNAL, head)
+    known = run.replayed(journal) if journal else 0
+    if before and known < count:
+        before(cost(count - known, explainer.methods, graded))
+    run.rest(known, count, journal, progress)
     if not run.done:
         raise ImageError(f"no image of {data.name} could be evaluated: {run.problems[-1]}")
     return Evaluation(
@@ -113,7 +114,7 @@ def evaluate(
         images=run.done,
         rankings=tuple(ranking(run.statistics, metric) for metric in run.metrics),
         curves=tuple(curve for metric in run.metrics for curve in run.statistics.curves(metric.label)),
-        notes=run.notes,
+        notes=tuple(run.notes),
         problems=tuple(dict.fromkeys(run.problems)),
         command=command,
         show=lambda: run.extremes.examples(run.explained),
@@ -126,11 +127,26 @@ def cost(count: int, methods: Sequence[Method], metrics: Sequence[Configured]) -
     scored = count * sum(metric.passes * (1 if metric.metric.shared else len(methods)) for metric in metrics)
     each = [f"{method.label} {method.method.cost}" for method in methods if method.method.asks]
     most = [f"{metric.label} {metric.passes}" for metric in metrics if metric.passes > 1]
-    said = [f"{count:,} images, {len(methods)} methods, {len(metrics)} metrics: {maps:,} maps"]
-    said += [f"of which each takes {', '.join(each)}"] if each else []
-    said += [f"{scored:,} forward passes of metrics"]
-    said += [f"for each map {', '.join(most)}"] if most else []
+    said = [", ".join(map(_counted, (count, len(methods), len(metrics)), ("image", "method", "metric")))]
+    said += [f"{_counted(maps, 'map')}{', of which each takes ' * bool(each)}{', '.join(each)}"]
+    said += [f"{scored:,} forward passes of metrics{', for each map ' * bool(most)}{', '.join(most)}"]
     return "; ".join(said)
+
+
+def check_words(target: str, methods: Sequence[str], metrics: Sequence[str]) -> None:
+    """See that there is something to evaluate, before a model is loaded.
+
+    Raises:
+        CamlucidaError: the target is none, or no method or no metric is known.
+    """
+    _known(_listed(methods), method_called, [])
+    _known(_listed(metrics), metric_called, [])
+    if target not in ("auto", "label", "top1"):
+        raise RequestError(f"target {target!r} is none of 'auto', 'label' and 'top1'")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:

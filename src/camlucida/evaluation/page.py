@@ -62,6 +62,19 @@ class Chart:
     up: tuple[tuple[float, str], ...]
 
 
+def _environment() -> Any:
+    """What makes a page of its template.
+
+    Raises:
+        MissingPackageError: Jinja2 is not installed.
+    """
+    try:
+        jinja2 = importlib.import_module("jinja2")
+    except ImportError as error:
+        raise MissingPackageError("Jinja2", "writing a report", "report") from error
+    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
 def page(
     rankings: Sequence[Ranking],
     *,
@@ -84,32 +97,29 @@ def page(
     Raises:
         MissingPackageError: Jinja2 is not installed.
     """
-    try:
-        jinja2 = importlib.import_module("jinja2")
-    except ImportError as error:
-        raise MissingPackageError("Jinja2", "writing a report", "report") from error
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     source = resources.files(__package__).joinpath("page.html.jinja").read_text("utf-8")
     rows = [row for ranking in rankings for row in ranking.rows]
     methods = {row.method: row.null for row in rows}
     shown = dict.fromkeys(example.method for example in examples)
-    text: str = environment.from_string(source).render(
-        model=model,
-        dataset=dataset,
-        command=command,
-        images=max((row.images + row.undefined for row in rows), default=0),
-        methods=methods,
-        cells={(row.method, row.metric): row for row in rows},
-        rankings=rankings,
-        scales={ranking.metric.label: _scale(ranking.rows) for ranking in rankings},
-        charts={ranking.metric.label: _chart(ranking, curves) for ranking in rankings},
-        styles=_styles(methods),
-        examples=[(name, [each for each in examples if each.method == name]) for name in shown],
-        notes=notes,
-        size=(_WIDTH, _HEIGHT),
-        frame=(_LEFT, _TOP, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM),
+    text: str = (
+        _environment()
+        .from_string(source)
+        .render(
+            model=model,
+            dataset=dataset,
+            command=command,
+            images=max((row.images + row.undefined for row in rows), default=0),
+            methods=methods,
+            cells={(row.method, row.metric): row for row in rows},
+            rankings=rankings,
+            scales={ranking.metric.label: _scale(ranking.rows) for ranking in rankings},
+            charts={ranking.metric.label: _chart(ranking, curves) for ranking in rankings},
+            styles=_styles(methods),
+            examples=[(name, [each for each in examples if each.method == name]) for name in shown],
+            notes=notes,
+            size=(_WIDTH, _HEIGHT),
+            frame=(_LEFT, _TOP, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM),
+        )
     )
     return text
 

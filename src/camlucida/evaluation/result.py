@@ -1,11 +1,12 @@
 """What an evaluation found: rankings, tables, a page."""
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from camlucida.errors import RequestError, UnknownNameError
+from camlucida.errors import MissingPackageError, RequestError, UnknownNameError
 from camlucida.evaluation import tables
 from camlucida.evaluation.page import Example, page
 from camlucida.evaluation.ranking import Ranking, Row
@@ -14,6 +15,12 @@ from camlucida.evaluation.statistics import Curve
 FORMATS = ("csv", "json", "md", "html", "parquet")
 USUAL = FORMATS[:4]
 """How an evaluation is written, and how it is where nothing else is asked for."""
+
+NEEDED: dict[str, list[tuple[str, str, str | None]]] = {
+    "html": [("jinja2", "writing a report", "report")],
+    "parquet": [("pyarrow", "writing Parquet", None)],
+}
+"""The packages that formats need, for what, and the extra that brings them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,9 +134,10 @@ class Evaluation:
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """See that all formats are known.
+    """See that all formats can be written, before the work is done.
 
     Raises:
+        MissingPackageError: one needs a package that is not installed.
         RequestError: none was named, or one is none of `FORMATS`.
     """
     if not formats:
@@ -137,3 +145,6 @@ def check_formats(formats: Sequence[str]) -> None:
     for name in formats:
         if name not in FORMATS:
             raise UnknownNameError("format", str(name), FORMATS)
+        for package, purpose, extra in NEEDED.get(name, ()):
+            if importlib.util.find_spec(package) is None:
+                raise MissingPackageError(package, purpose, extra)

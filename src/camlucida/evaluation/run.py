@@ -12,6 +12,7 @@ from camlucida.datasets.items import Known
 from camlucida.errors import CamlucidaError, ImageError, RequestError
 from camlucida.evaluation.extremes import Extremes
 from camlucida.evaluation.journal import Journal, Record
+from camlucida.evaluation.ranking import NULLS
 from camlucida.evaluation.statistics import Statistics
 from camlucida.explain import Explainer
 from camlucida.explanation import Explanation
@@ -32,11 +33,12 @@ Told = Callable[[int, int], None]
 
 
 class _Read(NamedTuple):
-    """An image that can be graded."""
+    """An image that can be graded, and notes on what was changed of its annotations."""
 
     number: int
     picture: Picture
     truth: Truth
+    notes: tuple[str, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -46,7 +48,7 @@ class Run:
     Args:
         by_label: whether the maps are to be of the class that the data set tells; else of the model's first.
         problems: of images, methods and metrics, in the order in which they were met.
-        notes: what was chosen and assumed for the maps.
+        notes: what was chosen, assumed and changed, each once.
         done: how many images have figures.
     """
 
@@ -57,15 +59,19 @@ class Run:
     statistics: Statistics
     problems: list[str]
     extremes: Extremes = field(default_factory=Extremes)
-    notes: tuple[str, ...] = ()
+    notes: dict[str, None] = field(default_factory=dict)
     done: int = 0
 
-    def all(self, count: int, journal: Journal | None, progress: Told | None) -> None:
-        """Grade the first images of the data set; those that the journal knows are taken from there."""
+    def replayed(self, journal: Journal) -> int:
+        """Count in what the journal knows; how many images that are."""
         known = 0
-        for record in journal.records() if journal else ():
+        for record in journal.records():
             self._take(record)
             known += 1
+        return known
+
+    def rest(self, known: int, count: int, journal: Journal | None, progress: Told | None) -> None:
+        """Grade the images of the data set that are not known yet, of the first `count`."""
         for start in range(known, count, AT_ONCE):
             numbers = range(start, min(start + AT_ONCE, count))
             for record in self._graded(numbers):
@@ -83,6 +89,7 @@ class Run:
             self.problems.append(record["failed"])
             return
         self.done += 1
+        self.notes |= dict.fromkeys(record["notes"])
         values = {(m, n): value for m, row in record["values"].items() for n, value in row.items()}
         self.statistics.add(record["number"], record["label"], values)
         self.extremes.add(record)
@@ -119,8 +126,7 @@ class Run:
 
     def _together(self, read: Sequence[_Read]) -> list[Record]:
         found = self._maps(read)
-        if not self.notes:
-            self.notes = tuple(dict.fromkeys(note for item in found for note in item.notes if _lasting(note)))
+        lasting = dict.fromkeys(note for item in found for note in item.notes if _lasting(note))
         values: list[dict[str, dict[str, Any]]] = [{} for _ in read]
         for metrics, items in self._by_metrics(found, read).items():
             subjects = [item.subject for item in items if item.subject]
@@ -128,12 +134,13 @@ class Run:
             for item, outcomes in zip(items, grading.grade(subjects, metrics, known), strict=True):
                 row = {metric.label: outcome.curve or outcome.value for metric, outcome in outcomes.items()}
                 values[item.answer.position][item.method] = row
-        return [self._record(one.number, row) for one, row in zip(read, values, strict=True)]
+        notes = [[*one.notes, *(lasting if one is read[0] and not self.done else ())] for one in read]
+        return [self._record(*each) for each in zip(read, values, notes, strict=True)]
 
-    def _record(self, number: int, values: dict[str, dict[str, Any]]) -> Record:
-        item = self.data[number]
+    def _record(self, read: _Read, values: dict[str, dict[str, Any]], notes: list[str]) -> Record:
+        item = self.data[read.number]
         label = None if item.label is None else str(item.label)
-        return {"number": number, "image": item.name, "label": label, "values": values}
+        return {"number": read.number, "image": item.name, "label": label, "values": values, "notes": notes}
 
     def _by_metrics(
         self, found: Explanations, read: Sequence[_Read]
@@ -157,7 +164,6 @@ class Run:
         picture = images.read(item.source, item.name)
         size = (picture.pixels.shape[0], picture.pixels.shape[1])
         item, changed = item.checked(size)
-        self.problems += [f"{item.name}: {note}" for note in changed]
         if item.label is None and self.by_label:
             raise ImageError(f"{item.name} has no label, and the maps are to be of the class that it tells")
         truth = Truth(
@@ -165,12 +171,14 @@ class Run:
             np.asarray(item.boxes, "int64") if item.boxes else None,
             item.mask_of(size) if item.shapes else None,
         )
-        return _Read(number, picture, truth)
+        return _Read(number, picture, truth, tuple(f"{item.name}: {note}" for note in changed))
 
     def _sifted(self, read: _Read) -> bool:
         """Whether something of what is asked for cannot be done with this model; that is left out and told of."""
         before = self.explainer.methods, self.metrics
         self.explainer.methods = tuple(self._working(before[0], lambda one: self._maps_by(one, read)))
+        if all(method.method.name in NULLS for method in self.explainer.methods):
+            raise RequestError(self.problems[0])
         subject = self._maps([read])[0].subject
         asked = [metric for metric in self.metrics if read.truth.serves(metric)]
         works = self._working(asked, lambda one: grading.grade([subject] if subject else [], [one], [read.truth]))

@@ -71,7 +71,7 @@ def as_frame(rows: Sequence[Row]) -> Any:
     Raises:
         MissingPackageError: pandas is not installed.
     """
-    pandas = _package("pandas", "a table as a DataFrame")
+    pandas = package("pandas", "a table as a DataFrame")
     frame = pandas.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
     return frame.astype({name: _NULLABLE.get(kind, kind) for name, kind in COLUMNS.items()})
 
@@ -82,8 +82,8 @@ def as_parquet(rows: Sequence[Row]) -> bytes:
     Raises:
         MissingPackageError: pyarrow is not installed.
     """
-    pyarrow = _package("pyarrow", "writing Parquet")
-    parquet = _package("pyarrow.parquet", "writing Parquet")
+    pyarrow = package("pyarrow", "writing Parquet")
+    parquet = package("pyarrow.parquet", "writing Parquet")
     schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()])
     file = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist([asdict(row) for row in rows], schema), file)
@@ -154,7 +154,12 @@ def _escaped(label: str) -> str:
     return label.replace("|", "\\|")
 
 
-def _package(name: str, purpose: str) -> Any:
+def package(name: str, purpose: str) -> Any:
+    """An optional package.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:

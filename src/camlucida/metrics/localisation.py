@@ -64,7 +64,7 @@ def pointing_game_box(heat: Array, boxes: Array, *, tolerance: int = 15) -> floa
     source=_SCORE_CAM,
     better="high",
     range=(0, 100),
-    undefined="where the map is empty",
+    undefined="the map is empty",
     proof=("32",),
 )
 def energy_pointing_game(heat: Array, boxes: Array) -> float:
@@ -83,7 +83,7 @@ def energy_pointing_game(heat: Array, boxes: Array) -> float:
     source=f"{_SCORE_CAM}, with a mask: the relevance mass accuracy of Arras et al. 2022, CLEVR-XAI, arXiv:2003.07258",
     better="high",
     range=(0, 100),
-    undefined="where the map is empty",
+    undefined="the map is empty",
     proof=("32",),
 )
 def energy_in_mask(heat: Array, mask: Array) -> float:

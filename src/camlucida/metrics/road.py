@@ -33,6 +33,7 @@ _MEASURED = {"measure": word("probability", "accuracy"), **_DOMAINS}
     range=(0, 1),
     masks=_MASKS,
     passes=lambda _: len(TENTHS),
+    axes=("share of pixels removed", "what is measured"),
     options=_MEASURED,
     proof=("33",),
 )
@@ -68,6 +69,7 @@ def road_morf(
     range=(0, 1),
     masks=_MASKS,
     passes=lambda _: len(TENTHS),
+    axes=("share of pixels removed", "what is measured"),
     options=_MEASURED,
     proof=("33",),
 )

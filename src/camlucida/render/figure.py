@@ -132,8 +132,9 @@ def _measure(panel: Panel, width: float, height: float, size: float) -> _Placed:
         image = image.resize((most, max(1, round(image.height * most / image.width))))
     title, subtitle = _wrap(panel.title, size, width), _wrap(panel.subtitle, size * SMALL, width)
     lines = _lines(title) + _lines(subtitle) * SMALL
-    caption, foot = ((PAD + n * LINE * size) / 72 if n else 0.0 for n in (lines, len(panel.below) * SMALL))
-    return _Placed(image, *placed, title, subtitle, caption, "\n".join(panel.below), foot)
+    below = "\n".join(_wrap(line, size * SMALL, width) for line in panel.below)
+    caption, foot = ((PAD + n * LINE * size) / 72 if n else 0.0 for n in (lines, _lines(below) * SMALL))
+    return _Placed(image, *placed, title, subtitle, caption, below, foot)
 
 
 def _wrap(text: str, size: float, width: float) -> str:
