@@ -174,7 +174,7 @@ def test_all_that_a_metric_takes_is_as_the_registry_says(engine):
     (map_,) = scene(engine, ("gradient",), images(1), pictures=lambda: pixels(1))
     given = {}
 
-    def takes(L, raw, phi, x, span, y, heat, boxes, mask, rank, layers, *, space="image"):
+    def takes(L, raw, phi, x, span, y, heat, boxes, B, mask, rank, layers, *, space="image"):
         given.update(locals())
         return 0.0
 
@@ -194,6 +194,7 @@ def test_all_that_a_metric_takes_is_as_the_registry_says(engine):
     assert given["rank"] == list(np.argsort(-p)).index(2)
     assert given["layers"] == ("head", "features")
     assert given["boxes"] is TRUTH.boxes
+    np.testing.assert_allclose(given["B"], [[3 * 32 / 60, 5 * 40 / 50, 20 * 32 / 60, 30 * 40 / 50]])
     assert given["mask"] is TRUTH.mask
 
 

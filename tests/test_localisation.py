@@ -34,7 +34,7 @@ def inside(boxes, size=(H, W)):
 def given(heat, boxes=(OBJECT,), mask=None, rank=0):
     boxes = np.array(boxes).reshape(-1, 4)
     mask = inside(boxes, heat.shape) if mask is None else mask
-    return {"heat": heat, "boxes": boxes, "mask": mask, "rank": rank}
+    return {"heat": heat, "boxes": boxes, "mask": mask, "rank": rank, "L": heat, "B": boxes}
 
 
 def images(seed=0):

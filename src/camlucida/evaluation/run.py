@@ -25,7 +25,7 @@ from camlucida.metrics import Configured, Take
 AT_ONCE = 8
 """How many images are explained and graded together."""
 
-NEEDED: dict[Take, Known] = {Take.BOXES: "boxes", Take.MASK: "mask", Take.RANK: "label"}
+NEEDED: dict[Take, Known] = {Take.BOXES: "boxes", Take.SCALED: "boxes", Take.MASK: "mask", Take.RANK: "label"}
 """What a data set must know for what a metric takes."""
 
 Told = Callable[[int, int], None]

@@ -157,7 +157,7 @@ class Truth:
 
     def known(self, take: Take) -> Any:
         """What a metric takes of it; None where that is not known."""
-        return {Take.BOXES: self.boxes, Take.MASK: self.mask, Take.RANK: self.label}[take]
+        return self.boxes if take in (Take.BOXES, Take.SCALED) else self.mask if take is Take.MASK else self.label
 
     def serves(self, metric: Metric) -> bool:
         """Whether all that a metric takes of it is known."""
@@ -246,6 +246,9 @@ class Subject:
             raise RequestError(
                 f"{metric.metric.name} needs {ANNOTATIONS[take]}, which image {self._name} does not have"
             )
+        if take is Take.SCALED:
+            sizes = zip(self.scene.images.shape[2:0:-1], self.size[::-1], strict=True)
+            return known * np.array([own / shown for own, shown in sizes] * 2)
         if take is not Take.RANK:
             return known
         outputs = self.scene.evidence.outputs[self.row]

@@ -31,18 +31,19 @@ LEAST = (0.3, 0.5, 0.7)
     pooled=lambda mean: 100 * float(mean.max()),
     proof=("32",),
 )
-def max_box_acc(heat: Array, boxes: Array) -> Array:
+def max_box_acc(L: Array, B: Array) -> Array:
     """100 · max_τ 1/N Σ_n [ IoU(box(L_n > τ), B_n) ≥ 0.5 ],   τ = 0, 0.001, ..., 0.999
 
-    box is that of the largest region, IoU that with the best of the object's boxes B_n, and the mean is over the images
-    n. Returns for each threshold whether the image is hit, ``(1000,)``. An empty map has no box and hits nothing.
+    L_n is the heat map at the size of the model's input, which the authors use for all. box is that of the largest
+    region, IoU that with the best of the object's boxes B_n, and the mean is over the images n. Returns for each
+    threshold whether the image is hit, ``(1000,)``. An empty map has no box and hits nothing.
 
     A place must be hotter than τ, as in the authors' code and in `iou`; the paper has L ≥ τ, which is the same unless a
     place is exactly as hot, and makes the box at τ = 0 the whole picture. The largest region is that of the most
     pixels, where the code measures the area within an outline; the code also counts one pixel more to each side.
     """
-    regions = _regions_of(heat)
-    hit = overlaps(regions.boxes, boxes) >= 0.5
+    regions = _regions_of(L)
+    hit = overlaps(regions.boxes, B) >= 0.5
     return _at_largest(regions, hit).astype("float64")
 
 
@@ -55,7 +56,7 @@ def max_box_acc(heat: Array, boxes: Array) -> Array:
     pooled=lambda mean: 100 * float(mean.reshape(len(LEAST), -1).max(axis=1).mean()),
     proof=("32",),
 )
-def max_box_acc_v2(heat: Array, boxes: Array) -> Array:
+def max_box_acc_v2(L: Array, B: Array) -> Array:
     """100 · 1/3 Σ_δ max_τ 1/N Σ_n [ max_r IoU(box(r), B_n) ≥ δ ],   δ = 0.3, 0.5, 0.7
 
     r are all regions of L_n > τ; the rest is as in MaxBoxAcc, of which this is the later version: a method is not
@@ -64,8 +65,8 @@ def max_box_acc_v2(heat: Array, boxes: Array) -> Array:
 
     The authors' code also counts the outlines of holes as regions.
     """
-    regions = _regions_of(heat)
-    best = overlaps(regions.boxes, boxes)
+    regions = _regions_of(L)
+    best = overlaps(regions.boxes, B)
     return np.concatenate([_anywhere(regions, best >= least) for least in LEAST]).astype("float64")
 
 

@@ -55,6 +55,8 @@ class Take(Enum):
     """The heat map at the size of the picture as it was given, ``(H, W)`` float32 in 0..1."""
     BOXES = "boxes"
     """Boxes of the true class in the picture, int ``(n, 4)``: left, top, right, bottom; the last two lie outside."""
+    SCALED = "B"
+    """The same boxes in the pixels of the model's input, where `L` lies, float ``(n, 4)``."""
     MASK = "mask"
     """Where the object is in the picture, bool ``(H, W)``, with at least one True."""
     RANK = "rank"
@@ -63,7 +65,7 @@ class Take(Enum):
     """The paths of the layers that have weights, from the output to the input."""
 
 
-ANNOTATIONS = {Take.BOXES: "boxes", Take.MASK: "a mask", Take.RANK: "the true class"}
+ANNOTATIONS = {Take.BOXES: "boxes", Take.SCALED: "boxes", Take.MASK: "a mask", Take.RANK: "the true class"}
 """What a data set must tell of an image, and how errors call it."""
 
 
