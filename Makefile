@@ -33,8 +33,9 @@ format: .venv/with-dev ## Format the code and mend what lint can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-pages: .venv/with-dev ## Write the pages of the methods from their registry. ARGS=--pictures draws them as well
+pages: .venv/with-dev ## Write the pages of methods and metrics from their registries. ARGS=--pictures draws as well
 	$(BIN)/python docs/method_pages.py $(ARGS)
+	$(BIN)/python docs/metric_pages.py
 
 docs: .venv/with-docs ## Build the documentation's site; it goes to build/site
 	$(BIN)/mkdocs build --strict --quiet

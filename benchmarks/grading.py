@@ -17,7 +17,8 @@ def insertion_and_deletion() -> Row:
         "metrics": lambda: item.grade(["insertion", "deletion"]),
         "passes": lambda: [model.predict_on_batch(batch) for _ in range(2 * STEPS // BATCH)],
     }
-    return ("MobileNet 0.75: Insertion and Deletion with 224 steps, over 448 forward passes", "1.15", ratio(contenders, 7))
+    name = f"MobileNet 0.75: Insertion and Deletion with {STEPS} steps, over {2 * STEPS} forward passes"
+    return (name, "1.15", ratio(contenders, 7))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ PARTS = {
     ),
     "Methods that alter activations or mask the input": (("probing.py", ""),),
     "Score-CAM, 768 channels": (("score_cam.py", ""),),
+    "Metrics": (("grading.py", ""), ("imputation.py", "")),
     "Peak memory of Grad-CAM over that of a forward pass without gradients": (("memory.py", ""),),
     "A thousand calls in a row": (("calls.py", ""),),
     "Start": (("start_up.py", ""),),

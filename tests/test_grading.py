@@ -12,6 +12,7 @@ from camlucida import plan, targets
 from camlucida.asks import Maps, Pictures, Reset
 from camlucida.errors import ConditionError, ImageError, RequestError
 from camlucida.grading import Scene, Subject, Truth, grade, grades, settled
+from camlucida.grading.taking import Taking
 from camlucida.methods import configure, methods
 from camlucida.metrics import ANNOTATIONS, Configured, Metric, Take, Traced, metrics
 from camlucida.sights import Sight
@@ -220,7 +221,7 @@ def test_a_figure_is_what_the_formula_says_of_the_model_itself(name, engine):
     found = grade(maps, settled([name, "average-drop"]), [TRUTH] * len(maps))
     (metric,) = settled(name)
     for map_, outcome in zip(maps, found, strict=True):
-        given = {take.value: value for take, value in map_.given(metric, TRUTH).items()}
+        given = {take.value: value for take, value in Taking(map_, TRUTH).given(metric).items()}
         expected = measure(name, given, engine.logits, 0, functools.partial(again, engine, map_))
         expected = expected.value if isinstance(expected, Traced) else expected
         np.testing.assert_allclose(outcome[metric].value, expected, rtol=1e-5, atol=1e-6)

@@ -132,7 +132,7 @@ class Run:
             subjects = [item.subject for item in items if item.subject]
             known = [read[item.answer.position].truth for item in items]
             for item, outcomes in zip(items, grading.grade(subjects, metrics, known), strict=True):
-                row = {metric.label: outcome.curve or outcome.value for metric, outcome in outcomes.items()}
+                row = {metric.label: outcomes[metric].curve or outcomes[metric].value for metric in metrics}
                 values[item.answer.position][item.method] = row
         notes = [[*one.notes, *(lasting if one is read[0] and not self.done else ())] for one in read]
         return [self._record(*each) for each in zip(read, values, notes, strict=True)]

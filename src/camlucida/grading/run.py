@@ -13,6 +13,7 @@ from camlucida.asks import Pictures, Wanted
 from camlucida.grading.looking import Looking
 from camlucida.grading.scene import Scene, Subject, Truth
 from camlucida.grading.scoring import ByTarget, Scoring
+from camlucida.grading.taking import Taking
 from camlucida.metrics import Configured, Traced
 from camlucida.probing import Progress
 
@@ -55,6 +56,10 @@ def grade(
     return found
 
 
+_Map = tuple[Taking, dict[Configured, Outcome]]
+"""A map to be graded, and where its outcomes go."""
+
+
 @dataclass(slots=True, eq=False)
 class _Task:
     """A metric at work on one map; its outcome goes to `found`."""
@@ -79,7 +84,7 @@ class _Run:
         self, pairs: Sequence[tuple[Subject, Truth]], metrics: Sequence[Configured]
     ) -> list[dict[Configured, Outcome]]:
         found: list[dict[Configured, Outcome]] = [{} for _ in pairs]
-        maps = [(*pair, outcomes) for pair, outcomes in zip(pairs, found, strict=True)]
+        maps = [(Taking(*pair), outcomes) for pair, outcomes in zip(pairs, found, strict=True)]
         together = _together(maps, metrics)
         while True:
             if self._ready:
@@ -87,9 +92,9 @@ class _Run:
             elif self.scoring.waiting + self.looking.waiting < self.scene.batch_size and (
                 tasks := next(together, None)
             ):
-                for subject, truth, outcomes, metric in tasks:
-                    begun = _begun(metric(subject.given(metric, truth)))
-                    self._resume(_Task(subject, metric, begun, outcomes), None)
+                for taking, outcomes, metric in tasks:
+                    begun = _begun(metric(taking.given(metric)))
+                    self._resume(_Task(taking.subject, metric, begun, outcomes), None)
             elif self.scoring.waiting:
                 self.scoring.answer()
             elif not self.looking.answer():
@@ -113,15 +118,19 @@ class _Run:
         return lambda answer: self._ready.append((task, answer[number][kind]))
 
 
-def _together(
-    maps: Sequence[tuple[Subject, Truth, Any]], metrics: Sequence[Configured]
-) -> Iterator[list[tuple[Subject, Truth, Any, Configured]]]:
-    """What is begun together: where a metric looks again, all maps of an image, since their methods share a pass."""
-    for _, group in groupby(maps, lambda one: one[0].row):
+def _together(maps: Sequence[_Map], metrics: Sequence[Configured]) -> Iterator[list[tuple[Taking, Any, Configured]]]:
+    """What is begun together: each metric of a map after the other, for they take the same of it.
+
+    Where metrics look again, that is all maps of an image, for their methods share a pass.
+    """
+    looking = [metric for metric in metrics if metric.maps]
+    for _, group in groupby(maps, lambda one: one[0].subject.row):
         image = list(group)
-        for metric in metrics:
-            tasks = [(*one, metric) for one in image]
-            yield from [tasks] if metric.maps else ([task] for task in tasks)
+        for metric in looking:
+            yield [(*one, metric) for one in image]
+        for one in image:
+            yield from ([(*one, metric)] for metric in metrics if metric not in looking)
+            one[0].forget()
 
 
 def _begun(result: Any) -> Generator[Wanted, Any, Any]:

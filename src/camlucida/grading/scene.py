@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida import maps, plan, smoothing
+from camlucida import plan, smoothing
 from camlucida.asks import Scored
 from camlucida.engines import Engine
 from camlucida.engines.base import Request
-from camlucida.errors import ConditionError, ImageError, RequestError
+from camlucida.errors import ImageError, RequestError
 from camlucida.input_images import as_input, image_of, rows_of, with_image
 from camlucida.methods import Configured
 from camlucida.metrics import ANNOTATIONS, Space, Take
@@ -199,61 +199,3 @@ class Subject:
         """The classes that the target means for the image, ``(1, n)``."""
         chosen: NDArray[np.int32] = self.scene.evidence.chosen[self.number][self.row : self.row + 1]
         return chosen
-
-    def heat(self, size: Grid) -> NDArray[np.float32]:
-        """The heat map at some size."""
-        return maps.heat(self.seen.raw - np.float32(self.floor), size)
-
-    def given(self, metric: Metric, truth: Truth) -> dict[Take, Any]:
-        """All that a metric takes.
-
-        Raises:
-            RequestError: it takes what is not known of the image.
-        """
-        return {take: self._one(take, metric, truth) for take in metric.metric.takes}
-
-    def _one(self, take: Take, metric: Metric, truth: Truth) -> Any:
-        if take in ANNOTATIONS:
-            return self._annotated(take, metric, truth)
-        if take is Take.RAW:
-            return self.seen.raw
-        if take is Take.SCORE:
-            return float(self.scene.evidence.scores[self.number][metric.metric.score][self.row])
-        if take is Take.LAYERS:
-            return self.scene.weighted()
-        if take is Take.SHOWN:
-            return self.heat(self.size)
-        image = self.scene.image(self.row, metric.space)
-        if take is Take.IMAGE:
-            return image
-        if take is Take.SPAN:
-            pictured = metric.space == "image" and self.scene.pixels is not None
-            return 255.0 if pictured else float(image.max() - image.min())
-        if len(self.seen.raw.shape) != image.ndim - 1:
-            raise ConditionError(f"{metric.metric.name} needs a map with the axes of the image, {image.ndim - 1}")
-        return self.heat(image.shape[:-1]) if take is Take.HEAT else self._values(image)
-
-    def _values(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        raw, values = self.seen.raw, self.seen.values
-        if values is not None and self.method.method.gives == "pixels" and values.shape == image.shape:
-            return values
-        large = maps.resize(raw.reshape(1, -1), raw.shape, image.shape[:-1], np)[0]
-        return np.asarray(np.repeat(large[..., None], image.shape[-1], axis=-1) / image.shape[-1], "float32")
-
-    def _annotated(self, take: Take, metric: Metric, truth: Truth) -> Any:
-        known = truth.known(take)
-        if known is None:
-            raise RequestError(
-                f"{metric.metric.name} needs {ANNOTATIONS[take]}, which image {self._name} does not have"
-            )
-        if take is Take.SCALED:
-            sizes = zip(self.scene.images.shape[2:0:-1], self.size[::-1], strict=True)
-            return known * np.array([own / shown for own, shown in sizes] * 2)
-        if take is not Take.RANK:
-            return known
-        outputs = self.scene.evidence.outputs[self.row]
-        return int((outputs > outputs[truth.label]).sum())
-
-    @property
-    def _name(self) -> int:
-        return self.scene.first + self.row
