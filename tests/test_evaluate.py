@@ -428,3 +428,19 @@ def test_check_says_what_cannot_be_asked():
     assert weights.passed is None
     assert "cannot be drawn anew" in weights.words
     assert report.findings[1].passed is not None
+
+
+def test_what_is_told_of_an_image_is_checked(net):
+    item = cl.explain(net, picture(0), **SETTINGS)[0]
+    named = item.grade("top1-localisation-error", boxes=[(0, 0, 20, 30)], label="bee")
+    assert named == item.grade("top1-localisation-error", boxes=[(0, 0, 20, 30)], label=1)
+    whole = item.grade("energy-pointing-game", boxes=[(-5, -5, 400, 300)])
+    assert whole["energy-pointing-game"] == pytest.approx(100), "cut to the picture, it holds all of it"
+    for known, message in (
+        ({"boxes": [(50, 0, 60, 9)]}, "lies outside its 40 x 30 pixels"),
+        ({"mask": np.ones((40, 30), bool)}, r"is bool \(30, 40\) with something in it"),
+        ({"mask": np.zeros((30, 40), bool)}, r"is bool \(30, 40\) with something in it"),
+        ({"label": "zebu"}, "unknown class 'zebu'"),
+    ):
+        with pytest.raises(errors.CamlucidaError, match=message):
+            item.grade("complexity", **known)

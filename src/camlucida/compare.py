@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from camlucida import grading, render
 from camlucida.errors import RequestError
 from camlucida.explain import Explainer
-from camlucida.explanation import Explanation, bar, make_folder, panels
+from camlucida.explanation import Explanation, bar, panels
 from camlucida.explanations import Explanations
 from camlucida.grading import QUICK, Grades, Truth
 from camlucida.methods import configure as method_called
 from camlucida.metrics import configure
+from camlucida.writing import make_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida import plan, smoothing, targets
+from camlucida.answer import Answer, TargetInfo
 from camlucida.engines import Anatomy, Engine, engine_for
 from camlucida.errors import RequestError, UnknownNameError
-from camlucida.explanation import Answer, Explanation, TargetInfo
+from camlucida.explanation import Explanation
 from camlucida.explanations import Explanations
 from camlucida.given import Given, from_pictures, from_ready, noise, prepared, resized
 from camlucida.grading import Scene, Subject

@@ -13,75 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from camlucida import maps, render
+from camlucida.answer import Answer, TargetInfo
+from camlucida.datasets import Item
 from camlucida.errors import RequestError
 from camlucida.grading import QUICK, Grades, Subject, Truth, grades, settled
+from camlucida.models.labels import index_of
 from camlucida.types import Grid, Prediction
+from camlucida.writing import make_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True, slots=True)
-class TargetInfo:
-    """What an explanation explains.
-
-    Args:
-        index: the class; None where the target is no single class.
-        label: its name, or its index as text where the model has no labels.
-    """
-
-    index: int | None
-    label: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """What a model said of one image, shared by that image's explanations.
-
-    Args:
-        position: the number of the image in its request, from 0.
-        name: what files are called after.
-        source: the path, or "image 0".
-        original: the picture as it was given, ``(H, W, 3)`` uint8, or the ready input, ``(..., C)``.
-        size: the size that heat maps have.
-        model, backend: what was asked.
-        outputs: ``(C,)`` the scores of the classes.
-        probabilities: ``(C,)``; None where the model yields none.
-        labels: names of the classes.
-    """
-
-    position: int
-    name: str
-    source: str
-    original: NDArray[Any]
-    size: Grid
-    model: str
-    backend: str
-    outputs: NDArray[np.float32]
-    probabilities: NDArray[np.float32] | None
-    labels: Sequence[str] | None
-
-    @property
-    def pixels(self) -> NDArray[np.uint8] | None:
-        """``(H, W, 3)``: the picture, or a ready input stretched to 0..255; None where that is no picture."""
-        if self.original.dtype == np.uint8 and self.original.shape[2:] == (3,):
-            return self.original
-        if self.original.ndim != 3 or self.original.shape[-1] not in (1, 3):
-            return None
-        stretched = maps.min_max(self.original.astype("float32").reshape(1, -1), np).reshape(self.original.shape)
-        return np.broadcast_to(np.rint(stretched * 255).astype("uint8"), (*self.original.shape[:2], 3))
-
-    def label(self, index: int) -> str:
-        """The name of a class."""
-        return self.labels[index] if self.labels is not None else str(index)
-
-    def top(self, count: int = 5) -> list[Prediction]:
-        """The most likely classes first; none where the output is no list of classes."""
-        if self.outputs.ndim != 1:
-            return []
-        order = np.argsort(-self.outputs, kind="stable")[:count]
-        p = self.probabilities
-        return [Prediction(int(i), self.label(int(i)), None if p is None else float(p[i])) for i in order]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,7 +123,7 @@ class Explanation:
         self,
         metrics: str | Sequence[str] = QUICK,
         *,
-        label: int | None = None,
+        label: int | str | None = None,
         boxes: Sequence[Sequence[int]] | None = None,
         mask: NDArray[np.bool_] | None = None,
     ) -> Grades:
@@ -191,8 +132,9 @@ class Explanation:
         Args:
             metrics: one name or several, with settings where wanted: "deletion?steps=224". `camlucida.metrics` lists
                 them.
-            label: the class that the picture is of, for metrics that need it.
+            label: the class that the picture is of, for metrics that need it: a name or an index.
             boxes: where that is, ``(n, 4)``: left, top, right, bottom in the picture's pixels, the last two outside.
+                One that sticks out of the picture is cut.
             mask: where it is, ``(H, W)``.
 
         Raises:
@@ -200,12 +142,24 @@ class Explanation:
         """
         if self.subject is None:
             raise RequestError("this explanation does not know its model any more: explain the picture again")
-        truth = Truth(
-            label,
-            None if boxes is None else np.asarray(boxes, "int64").reshape(-1, 4),
+        return grades([self.subject], settled(metrics), [self._truth(label, boxes, mask)])[0]
+
+    def _truth(self, label: int | str | None, boxes: Any, mask: Any) -> Truth:
+        """What a user knows of the image, checked.
+
+        Raises:
+            CamlucidaError: there is no such class, a box lies outside the picture, or the mask has another size.
+        """
+        answer = self.answer
+        if mask is not None and (np.shape(mask) != answer.size or not np.any(mask)):
+            raise RequestError(f"a mask of {answer.source} is bool {answer.size} with something in it")
+        given = () if boxes is None else tuple(maps.Box(*map(int, box)) for box in boxes)
+        item, _ = Item(answer.original, answer.source, boxes=given).checked((answer.size[0], answer.size[-1]))
+        return Truth(
+            index_of(answer.labels, label, answer.model) if isinstance(label, str) else label,
+            np.asarray(item.boxes, "int64") if given else None,
             None if mask is None else np.asarray(mask, bool),
         )
-        return grades([self.subject], settled(metrics), [truth])[0]
 
     def figure(self, **settings: Any) -> "Figure":
         """The picture and the overlay side by side, as a matplotlib figure; `settings` are those of `overlay`."""
@@ -315,16 +269,3 @@ def _html_picture(item: Explanation) -> str:
     buffer = io.BytesIO()
     item.overlay().save(buffer, "PNG")
     return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="overlay">'
-
-
-def make_folder(folder: Path) -> Path:
-    """The folder, made if it is not there.
-
-    Raises:
-        RequestError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"cannot make the folder {str(folder)!r}: {error.strerror or error}") from error
-    return folder

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from camlucida import maps, render
 from camlucida.errors import RequestError, UnknownNameError
-from camlucida.explanation import Explanation, bar, make_folder, panels
+from camlucida.explanation import Explanation, bar, panels
 from camlucida.types import Grid
 from camlucida.version import __version__
+from camlucida.writing import make_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

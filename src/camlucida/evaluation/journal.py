@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from camlucida.errors import RequestError
-from camlucida.explanation import make_folder
 from camlucida.metrics import Traced
+from camlucida.writing import make_folder
 
 Record = dict[str, Any]
 """Of one image: its number, name and label, and its values by method and metric, or why there are none."""

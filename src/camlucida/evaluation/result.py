@@ -11,6 +11,7 @@ from camlucida.evaluation import tables
 from camlucida.evaluation.page import Example, page
 from camlucida.evaluation.ranking import Ranking, Row
 from camlucida.evaluation.statistics import Curve
+from camlucida.writing import write_whole
 
 FORMATS = ("csv", "json", "md", "html", "parquet")
 USUAL = FORMATS[:4]
@@ -122,7 +123,7 @@ class Evaluation:
         for name in formats:
             path = Path(folder) / f"evaluation.{name}"
             if name == "html":
-                written.append(tables.write_whole(path, self.to_html()))
+                written.append(write_whole(path, self.to_html()))
             else:
                 written.append(tables.save_table(self.rows, path))
         return written

@@ -4,16 +4,14 @@ import csv
 import importlib
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from camlucida.errors import MissingPackageError, RequestError
 from camlucida.evaluation.ranking import Row
-from camlucida.explanation import make_folder
+from camlucida.writing import write_whole
 
 COLUMNS = {
     "metric": "string",
@@ -110,24 +108,6 @@ def save_table(rows: Sequence[Row], path: str | Path) -> Path:
     if path.suffix.lower() not in FORMATS:
         raise RequestError(f"a table cannot be written as {path.name!r}: its name ends in one of {', '.join(FORMATS)}")
     return write_whole(path, FORMATS[path.suffix.lower()](rows))
-
-
-def write_whole(path: Path, content: str | bytes) -> Path:
-    """Write a file so that it is there whole or not at all: what was there before stays until then.
-
-    Raises:
-        RequestError: it cannot be written.
-    """
-    make_folder(path.parent)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise RequestError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-    return path
 
 
 def _cell(row: Row) -> str:
