@@ -26,9 +26,11 @@ from camlucida.engines.base import (
     raw_maps,
     score_both,
 )
+from camlucida.engines.by_layer import by_layer, joined
 from camlucida.engines.kept import Kept
 from camlucida.engines.keras_anatomy import KerasAnatomy, find_head, study
 from camlucida.engines.keras_attention import find_blocks, looked
+from camlucida.engines.keras_deeplift import beside_zeros
 from camlucida.engines.keras_end import head_weights
 from camlucida.engines.keras_forward import Tap, forward
 from camlucida.engines.keras_probes import masked_scores
@@ -81,6 +83,8 @@ class KerasEngine(AttendingEngine[KerasAnatomy]):
 
     def evidence(self, inputs: Any, request: Request) -> Evidence:
         """One forward pass, and one backward pass per target where a formula needs gradients."""
+        if request.rule == "deeplift" and len(request.layers) > 1:
+            return joined([self.evidence(inputs, part) for part in by_layer(request)])
         known = self._study(inputs, request.output)
         heads = {path: self._head(inputs, request.output, path) for path in request.headed}
         images = count(inputs)
@@ -221,15 +225,23 @@ class KerasEngine(AttendingEngine[KerasAnatomy]):
         taps = {path: known.calls.get(path) for path in request.layers}
         xp = self.xp
 
+        wanted = request.differentiated
+        lifting = bool(wanted) and request.rule == "deeplift"
+
+        def passes(given: Any, tap: Tap) -> tuple[Array, Array | None]:
+            return forward(self._model, given, taps, tap, known.end, request.output)
+
         def run(tap: Tap) -> Passed:
-            logits, probabilities = forward(self._model, inputs, taps, tap, known.end, request.output)
+            outputs = beside_zeros(passes, inputs, tap) if lifting else passes(inputs, tap)
+            # what is told of them is made without the baseline, which the rule would look for
+            logits, probabilities = mapped(_constant, outputs) if lifting else outputs
             pairs = list(zip(request.targets, parameters, strict=True))
             chosen = [target.choose(logits, p, xp) for target, p in pairs]
             scores = [
                 score_both(target, logits, probabilities, c, xp)
                 for target, c in zip(request.targets, chosen, strict=True)
             ]
-            return Passed(logits, probabilities, chosen, scores)
+            return Passed(*outputs, chosen, scores)
 
         def explained(passed: Passed) -> list[Array]:
             """Made anew of the outputs, outside of the pass and the rules that its functions may go by."""
@@ -239,7 +251,6 @@ class KerasEngine(AttendingEngine[KerasAnatomy]):
 
         G: dict[tuple[str, int], Array] = {}
         H_A: dict[tuple[str, int], Array] = {}
-        wanted = request.differentiated
         if wanted:
             shapes = {path: known.shape(path, inputs) for path in request.layers}
             passed, kept, gradients, curvatures, unguided = self._differentiated(
@@ -319,6 +330,10 @@ def _kept(run: Run) -> tuple[Passed, dict[str, Array]]:
         return output
 
     return run(tap), kept
+
+
+def _constant(x: Array | None) -> Array | None:
+    return None if x is None else keras.ops.stop_gradient(x)
 
 
 def _complete(gradients: Gradients) -> dict[str, Array]:

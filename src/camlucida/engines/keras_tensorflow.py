@@ -11,7 +11,12 @@ from typing import Any, cast
 
 import tensorflow as tf
 
-from camlucida.engines import keras_tensorflow_relevance, keras_tensorflow_rules, keras_tensorflow_xp
+from camlucida.engines import (
+    keras_tensorflow_deeplift,
+    keras_tensorflow_relevance,
+    keras_tensorflow_rules,
+    keras_tensorflow_xp,
+)
 from camlucida.engines.kept import Kept
 from camlucida.engines.keras_engine import Explained, Gradients, KerasEngine, Passed, Run, Shapes
 from camlucida.engines.keras_steps import Body, flattened, tensor
@@ -24,7 +29,7 @@ class KerasTensorFlow(KerasEngine):
     """A Keras model on TensorFlow."""
 
     backend = "tensorflow"
-    serves = KerasEngine.serves | {Need.RULES, Need.RELEVANCE}
+    serves = KerasEngine.serves | {Need.RULES, Need.RELEVANCE, Need.DEEPLIFT}
     xp = cast(Xp, keras_tensorflow_xp)
 
     def __init__(self, model: Any) -> None:
@@ -96,6 +101,10 @@ def _by_rule(
         passed = run(tap)
         shares = [keras_tensorflow_relevance.relevances(score, passed.outputs, kept) for score in explained(passed)]
         return passed, kept, [*shares], [{} for _ in shares], ()
+    if rule == "deeplift":
+        passed = run(tap)
+        multipliers, names = keras_tensorflow_deeplift.multiplied(explained(passed), passed.outputs, kept)
+        return passed, kept, [*multipliers], [{} for _ in multipliers], names
     with keras_tensorflow_rules.ruled(rule):
         passed = run(tap)
     unguided = keras_tensorflow_rules.unguided(passed.outputs, kept)

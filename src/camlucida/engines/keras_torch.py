@@ -14,6 +14,7 @@ import torch
 
 from camlucida.engines.keras_engine import Explained, Gradients, KerasEngine, Passed, Run, Shapes
 from camlucida.engines.keras_steps import Body, tensor
+from camlucida.engines.torch_deeplift import Lifted
 from camlucida.engines.torch_gradients import Cut
 from camlucida.engines.torch_relevance import rules_of
 from camlucida.trees import mapped
@@ -24,7 +25,7 @@ class KerasTorch(KerasEngine):
     """A Keras model on torch."""
 
     backend = "torch"
-    serves = KerasEngine.serves | {Need.RULES, Need.RELEVANCE}
+    serves = KerasEngine.serves | {Need.RULES, Need.RELEVANCE, Need.DEEPLIFT}
 
     def _run(self, key: Hashable, inputs: Any, data: list[Array], body: Body) -> Any:
         return body(mapped(tensor, inputs), [keras.ops.convert_to_tensor(x) for x in data])
@@ -33,7 +34,7 @@ class KerasTorch(KerasEngine):
         self, run: Run, explained: Explained, curved: Sequence[Sequence[str]], shapes: Shapes, rule: Rule
     ) -> tuple[Passed, dict[str, Array], list[Gradients], list[Gradients], tuple[str, ...]]:
         cut = Cut()
-        rules = rules_of(rule, self._model)
+        rules = Lifted(_images(shapes)) if rule == "deeplift" else rules_of(rule, self._model)
         with torch.no_grad(), rules.watching() if rules else contextlib.nullcontext():
             passed = run(cut.tap)
         names = rules.settle(passed.outputs) if rules else ()
@@ -52,3 +53,10 @@ class KerasTorch(KerasEngine):
             if devices:
                 stack.enter_context(keras.device(str(devices[0])))
             yield
+
+
+def _images(shapes: Shapes) -> int:
+    """How many images there are: the shape of what each layer yields begins with that, since nothing is traced."""
+    (images,) = {shape[0] for shape in shapes.values()}
+    assert images is not None, shapes
+    return images

@@ -8,22 +8,21 @@ Shrikumar, Greenside, Kundaje, "Learning Important Features Through Propagating 
 arXiv:1704.02685, section 3.5.1.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from camlucida.engines.base import Request
 from camlucida.engines.torch_layout import Layout, laid_out
 from camlucida.engines.torch_rules import ACTIVATIONS, Ruled
 from camlucida.errors import ConditionError
 from camlucida.trees import mapped
-from camlucida.types import Array, Evidence
+from camlucida.types import Array
 
 _CURVED = (
-    "adaptive_max_pool", "glu", "group_norm", "gru", "instance_norm", "layer_norm", "lstm", "max_pool",
-    "multi_head_attention", "native_layer_norm", "rms_norm", "rnn", "scaled_dot_product_attention", "softmax",
+    "adaptive_max_pool", "amax", "glu", "group_norm", "gru", "instance_norm", "layer_norm", "lstm", "max_pool",
+    "multi_head_attention", "native_layer_norm", "rms_norm", "rnn", "rsqrt", "scaled_dot_product_attention", "softmax",
+    "sqrt",
 )  # fmt: skip
 
 
@@ -99,34 +98,3 @@ def with_baseline(x: Array, like: Array, layout: Layout | None) -> Array:
         return torch.cat([x, torch.zeros_like(like)])
     places = like.movedim(layout.axis, -1).shape[1] - len(layout.set_aside)
     return torch.cat([x, laid_out(like.new_zeros(len(like), places, layout.channels), like, layout)])
-
-
-def by_layer(request: Request) -> list[Request]:
-    """A request for each of the layers of a request, since each has a baseline of its own."""
-    return [
-        replace(
-            request,
-            layers=(path,),
-            jobs=tuple(job for job in request.jobs if job.layer == path),
-            activations=request.activations & {path},
-            gradients=frozenset(key for key in request.gradients if key[0] == path),
-        )
-        for path in request.layers
-    ]
-
-
-def joined(parts: Sequence[Evidence]) -> Evidence:
-    """The evidence for a request from that for each of its layers."""
-
-    def every(name: str) -> dict[Any, Any]:
-        return {key: value for part in parts for key, value in getattr(part, name).items()}
-
-    return replace(
-        parts[0],
-        maps=every("maps"),
-        strength=every("strength"),
-        activations=every("activations"),
-        gradients=every("gradients"),
-        grids=every("grids"),
-        unguided=tuple(dict.fromkeys(name for part in parts for name in part.unguided)),
-    )

@@ -24,6 +24,7 @@ from camlucida.engines.base import (
     masks_over,
     score_both,
 )
+from camlucida.engines.by_layer import by_layer, joined
 from camlucida.engines.choice import Call
 from camlucida.engines.kept import Kept
 from camlucida.engines.randomised import fixed, of_layers, shuffled
@@ -31,7 +32,6 @@ from camlucida.engines.torch_anatomy import TorchAnatomy, find_head, study
 from camlucida.engines.torch_attention import find_blocks, looked
 from camlucida.engines.torch_biases import decompositions
 from camlucida.engines.torch_calls import evaluating
-from camlucida.engines.torch_deeplift import by_layer, joined
 from camlucida.engines.torch_evidence import evidence
 from camlucida.engines.torch_forward import forward
 from camlucida.engines.torch_outputs import Which, check_rows
