@@ -20,6 +20,7 @@ import numpy as np
 
 from camlucida.engines.kept import Kept
 from camlucida.engines.keras_engine import Explained, Gradients, KerasEngine, Passed, Run, Shapes
+from camlucida.engines.keras_jax_relevance import relevances
 from camlucida.engines.keras_jax_rules import Ruled
 from camlucida.engines.keras_steps import Body, flattened, tensor
 from camlucida.trees import leaves, signature
@@ -30,7 +31,7 @@ class KerasJax(KerasEngine):
     """A Keras model on JAX."""
 
     backend = "jax"
-    serves = KerasEngine.serves | {Need.RULES}
+    serves = KerasEngine.serves | {Need.RULES, Need.RELEVANCE}
 
     def __init__(self, model: Any) -> None:
         """Take a Keras model; nothing is run yet."""
@@ -59,6 +60,9 @@ class KerasJax(KerasEngine):
         self, run: Run, explained: Explained, curved: Sequence[Sequence[str]], shapes: Shapes, rule: Rule
     ) -> tuple[Passed, dict[str, Array], list[Gradients], list[Gradients], tuple[str, ...]]:
         assert rule == "gradient" or not any(curved), curved
+        if rule == "relevance":
+            passed, kept, shares = relevances(run, explained, [variable.value for variable in self._model.variables])
+            return passed, kept, shares, [{} for _ in shares], ()
         reached: set[str] = set()
 
         def passing(zeros: dict[str, Array]) -> tuple[Passed, dict[str, Array]]:

@@ -9,7 +9,7 @@ gradient of the model's own (`jax.custom_vjp`); both are told.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -50,7 +50,7 @@ class Ruled:
 
     def __call__(self, given: Any) -> Any:
         """What the function makes of arrays."""
-        found = _evaluated(self._traced.jaxpr, self._traced.consts, jax.tree.leaves(given), self._rule)
+        found = evaluated(self._traced.jaxpr, self._traced.consts, jax.tree.leaves(given), self._rule)
         return jax.tree.unflatten(self._tree, found)
 
     @property
@@ -58,7 +58,7 @@ class Ruled:
         """Names of the activations between what it takes and the first of its answers that keep their derivatives."""
         jaxpr = self._traced.jaxpr
         last = [i == 0 for i, _ in enumerate(jaxpr.outvars)]
-        return tuple(dict.fromkeys(_names_between(jaxpr, [True] * len(jaxpr.invars), last)))
+        return tuple(dict.fromkeys(_within(jaxpr, [True] * len(jaxpr.invars), last)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -78,8 +78,11 @@ def _relu_backward(rule: Rule, six: bool, x: Array, g: Array) -> tuple[Array]:
 _relu.defvjp(_relu_forward, _relu_backward)
 
 
-def _evaluated(jaxpr: Jaxpr, consts: Sequence[Array], given: Sequence[Array], rule: Rule) -> list[Array]:
-    """What a jaxpr makes of arrays where its ReLUs have the gradients of a rule."""
+def evaluated(jaxpr: Jaxpr, consts: Sequence[Array], given: Sequence[Array], rule: Rule | None = None) -> list[Array]:
+    """What a jaxpr makes of arrays where its ReLUs have the gradients of a rule; without one, its calls are gone into.
+
+    Those that are activations are left whole.
+    """
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *given], strict=True))
 
     def value(x: Any) -> Array:
@@ -87,25 +90,25 @@ def _evaluated(jaxpr: Jaxpr, consts: Sequence[Array], given: Sequence[Array], ru
 
     for eqn in jaxpr.eqns:
         values = [value(x) for x in eqn.invars]
-        if _is_relu(eqn) and not _is_part(eqn, jaxpr):
+        if rule and is_relu(eqn) and not _is_part(eqn, jaxpr):
             found = [_relu(rule, len(_steps(eqn)) == 2, values[0])]
-        elif eqn.primitive.name == "max" and (rest := _besides_zero(values)) is not None:
+        elif rule and eqn.primitive.name == "max" and (rest := _besides_zero(values)) is not None:
             found = [_relu(rule, False, rest)]
         elif eqn.primitive.name == "convert_element_type" and _is_number(values[0]):
             found = [np.asarray(values[0], eqn.params["new_dtype"])]  # as a number still, that bounds are known by
         elif eqn.primitive.name in _CALLS and eqn.params.get("name") not in _FUNCTIONS:
             (inner,) = _inner(eqn)
-            found = _evaluated(inner.jaxpr, inner.consts, values, rule)
+            found = evaluated(inner.jaxpr, inner.consts, values, rule)
         else:
-            again = eqn.replace(params=_traced_again(eqn.params, rule)) if _rules(eqn) else eqn
-            found = _applied(again, jaxpr, value)
+            again = eqn.replace(params=_traced_again(eqn.params, rule)) if rule and _rules(eqn) else eqn
+            found = applied(again, jaxpr, value)
         known.update(zip(eqn.outvars, found, strict=True))
     return [value(x) for x in jaxpr.outvars]
 
 
-def _applied(eqn: Any, jaxpr: Jaxpr, value: Callable[[Any], Array]) -> list[Array]:
+def applied(eqn: Any, jaxpr: Jaxpr, value: Callable[[Any], Array]) -> list[Array]:
     """What a single equation of a jaxpr makes of values."""
-    variables = _variables(eqn)
+    variables = variables_of(eqn)
     single = jaxpr.replace(constvars=[], invars=variables, outvars=eqn.outvars, eqns=[eqn])
     return list(jax.core.eval_jaxpr(single, (), *map(value, variables)))
 
@@ -118,7 +121,7 @@ def _traced_again(params: dict[str, Any], rule: Rule) -> dict[str, Any]:
             return tuple(map(again, x))
         if not isinstance(x, ClosedJaxpr):
             return x
-        return jax.make_jaxpr(lambda *given: _evaluated(x.jaxpr, x.consts, given, rule))(*x.in_avals)
+        return jax.make_jaxpr(lambda *given: evaluated(x.jaxpr, x.consts, given, rule))(*x.in_avals)
 
     return {name: again(x) for name, x in params.items()}
 
@@ -128,7 +131,7 @@ def _rules(eqn: Any) -> bool:
     if eqn.primitive.name.startswith("custom_") or eqn.params.get("name") in _FUNCTIONS:
         return False
     parts = [part for inner in _inner(eqn) for part in inner.jaxpr.eqns]
-    return any(part.primitive.name == "max" or _is_relu(part) or _rules(part) for part in parts)
+    return any(part.primitive.name == "max" or is_relu(part) or _rules(part) for part in parts)
 
 
 def _inner(eqn: Any) -> list[ClosedJaxpr]:
@@ -138,7 +141,8 @@ def _inner(eqn: Any) -> list[ClosedJaxpr]:
     return [x if isinstance(x, ClosedJaxpr) else ClosedJaxpr(x, ()) for x in jaxprs]
 
 
-def _variables(eqn: Any) -> list[Any]:
+def variables_of(eqn: Any) -> list[Any]:
+    """The variables that an equation takes."""
     return [x for x in eqn.invars if not isinstance(x, Literal)]
 
 
@@ -160,7 +164,7 @@ def _steps(eqn: Any) -> list[tuple[str, list[float]]]:
     return [(eqn.primitive.name, [float(x.val) for x in eqn.invars if isinstance(x, Literal) and _is_number(x.val)])]
 
 
-def _is_relu(eqn: Any) -> bool:
+def is_relu(eqn: Any) -> bool:
     """Whether it is a ReLU or a ReLU6 with a derivative of its own, as `jax.nn` has them."""
     known = [("max", [0.0])], [("max", [0.0]), ("min", [6.0])]
     return eqn.primitive.name == "custom_jvp_call" and _steps(eqn) in known
@@ -183,32 +187,53 @@ def _is_part(eqn: Any, jaxpr: Jaxpr) -> bool:
     x, y = eqn.invars[0], eqn.outvars[0]
     for minus in filter(is_minus, jaxpr.eqns):
         if minus.outvars[0] is x:
-            return bool(_of(y, jaxpr, is_product) and _of(minus.invars[0], jaxpr, _is_relu))
-    mirrored = [relu for minus in _of(x, jaxpr, is_minus) for relu in _of(minus.outvars[0], jaxpr, _is_relu)]
+            return bool(_of(y, jaxpr, is_product) and _of(minus.invars[0], jaxpr, is_relu))
+    mirrored = [relu for minus in _of(x, jaxpr, is_minus) for relu in _of(minus.outvars[0], jaxpr, is_relu)]
     return any(_of(relu.outvars[0], jaxpr, is_product) for relu in mirrored)
 
 
-def _names_between(jaxpr: Jaxpr, first: Sequence[bool], last: Sequence[bool], own: bool = False) -> Iterator[str]:
-    """Names of the activations on the way from some inputs to some outputs that keep their derivatives.
+def made_of(jaxpr: Jaxpr, first: Iterable[Any]) -> set[Any]:
+    """Some variables of a jaxpr and all that are made of them."""
+    after = set(first)
+    for eqn in jaxpr.eqns:
+        if after.intersection(variables_of(eqn)):
+            after.update(eqn.outvars)
+    return after
+
+
+def leading_to(jaxpr: Jaxpr, last: Iterable[Any]) -> set[Any]:
+    """Some variables of a jaxpr and all that they are made of."""
+    before = set(last)
+    for eqn in reversed(jaxpr.eqns):
+        if before.intersection(eqn.outvars):
+            before.update(variables_of(eqn))
+    return before
+
+
+def between(jaxpr: Jaxpr, after: set[Any], before: set[Any]) -> list[Any]:
+    """The equations that take some of what lies behind variables and make some of what leads to others."""
+    return [eqn for eqn in jaxpr.eqns if after.intersection(variables_of(eqn)) and before.intersection(eqn.outvars)]
+
+
+def activations(jaxpr: Jaxpr, after: set[Any], before: set[Any], own: bool = False) -> Iterator[str]:
+    """Names of the activations on the way from some variables to others that keep their derivatives.
 
     Args:
         jaxpr: where they are.
-        first: which of its inputs are meant.
-        last: which of its outputs are meant.
+        after: what lies behind the first, see `made_of`.
+        before: what leads to the last, see `leading_to`.
         own: whether it lies under a gradient of the model's own.
     """
-    after = {x for x, meant in zip(jaxpr.invars, first, strict=True) if meant}
-    for eqn in jaxpr.eqns:
-        if after.intersection(_variables(eqn)):
-            after.update(eqn.outvars)
-    before = {x for x, meant in zip(jaxpr.outvars, last, strict=True) if meant and not isinstance(x, Literal)}
-    for eqn in reversed(jaxpr.eqns):
-        if before.intersection(eqn.outvars):
-            before.update(_variables(eqn))
-    for eqn in jaxpr.eqns:
-        if after.intersection(_variables(eqn)) and before.intersection(eqn.outvars):
-            taken = [not isinstance(x, Literal) and x in after for x in eqn.invars]
-            yield from _names(eqn, jaxpr, taken, [x in before for x in eqn.outvars], own)
+    for eqn in between(jaxpr, after, before):
+        taken = [not isinstance(x, Literal) and x in after for x in eqn.invars]
+        yield from _names(eqn, jaxpr, taken, [x in before for x in eqn.outvars], own)
+
+
+def _within(jaxpr: Jaxpr, first: Sequence[bool], last: Sequence[bool], own: bool = False) -> Iterator[str]:
+    """Those on the way from some of its inputs to some of its outputs, where it is told which are meant."""
+    inputs = (x for x, meant in zip(jaxpr.invars, first, strict=True) if meant)
+    outputs = (x for x, meant in zip(jaxpr.outvars, last, strict=True) if meant and not isinstance(x, Literal))
+    yield from activations(jaxpr, made_of(jaxpr, inputs), leading_to(jaxpr, outputs), own)
 
 
 def _names(eqn: Any, jaxpr: Jaxpr, taken: list[bool], wanted: list[bool], own: bool) -> Iterator[str]:
@@ -216,15 +241,15 @@ def _names(eqn: Any, jaxpr: Jaxpr, taken: list[bool], wanted: list[bool], own: b
     kind = eqn.primitive.name
     if kind in _CALLS and eqn.params.get("name") in _FUNCTIONS:
         yield _FUNCTIONS[eqn.params["name"]]
-    elif _is_relu(eqn):
+    elif is_relu(eqn):
         yield from ["relu"] * own or ["prelu"] * _is_part(eqn, jaxpr)
     elif kind == "tanh" and _of(eqn.outvars[0], jaxpr, lambda other: _steps(other) == [("add", [1.0])]):
         yield "gelu"
     elif kind in _PRIMITIVES:
         yield _PRIMITIVES[kind]
-    for inner in [] if _is_relu(eqn) or eqn.params.get("name") in _FUNCTIONS else _inner(eqn):
+    for inner in [] if is_relu(eqn) or eqn.params.get("name") in _FUNCTIONS else _inner(eqn):
         within = inner.jaxpr
         matching = len(within.invars) == len(taken) and len(within.outvars) == len(wanted)
         first = taken if matching else [True] * len(within.invars)
         last = wanted if matching else [True] * len(within.outvars)
-        yield from _names_between(within, first, last, own or kind.startswith("custom_"))
+        yield from _within(within, first, last, own or kind.startswith("custom_"))
