@@ -117,7 +117,7 @@ class KerasEngine(AttendingEngine[KerasAnatomy]):
                 key,
                 inputs,
                 data,
-                lambda x, parts: masked_scores(self._model, x, parts, probes, known, self._for_masks, self.xp),
+                lambda x, parts: masked_scores(self._model, x, parts, probes, known, self._masked, self.xp),
             )
             scores = _on_host(answer, len(probes.rows))
         return {kind: np.stack([score[kind] for score in scores]) for kind in ("logit", "probability")}
@@ -206,9 +206,9 @@ class KerasEngine(AttendingEngine[KerasAnatomy]):
             so that they keep their derivatives.
         """
 
-    def _for_masks(self, images: Array, rows: Array) -> Array:
-        """The image of each mask; a single one as it is, since it need not be copied to be multiplied."""
-        return images if images.shape[0] == 1 else keras.ops.take(images, rows, axis=0)
+    def _masked(self, images: Array, rows: Array, masks: Array) -> Array:
+        """The image of each mask, times that; a single one as it is, since it need not be copied for it."""
+        return (images if images.shape[0] == 1 else keras.ops.take(images, rows, axis=0)) * masks
 
     def _working(self) -> contextlib.AbstractContextManager[Any]:
         """What must be so while the model runs."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from camlucida.engines.base import Probes, blended, image_of, masks_over, score_both
+from camlucida.engines.base import Probes, image_of, masks_over, score_both
 from camlucida.engines.keras_anatomy import KerasAnatomy
 from camlucida.engines.keras_forward import forward
 from camlucida.trees import mapped
@@ -19,14 +19,14 @@ def masked_scores(
     parts: list[Array],
     probes: Probes,
     known: KerasAnatomy,
-    for_masks: Callable[[Array, Array], Array],
+    times: Callable[[Array, Array, Array], Array],
     xp: Xp,
 ) -> list[dict[Score, Array]]:
     """Per target, both of its scores ``(M,)`` of masked inputs, in one forward pass.
 
     Args:
         parts: the rows and masks of the probes, the classes that each target means, and the base where there is one.
-        for_masks: from the images and rows to the image of each mask.
+        times: from images, rows and masks to the image of each mask times that.
         xp: the words of the framework at work.
     """
     rows, masks, *chosen = parts
@@ -42,9 +42,9 @@ def masked_scores(
         if x is not image:
             return repeated(x)
         dtype = x.dtype if keras.backend.is_float_dtype(x.dtype) else masks.dtype
-        images = keras.ops.cast(for_masks(x, rows), dtype)
-        shown = None if base is None else keras.ops.cast(repeated(base), dtype)
-        return blended(images, keras.ops.cast(masks, dtype), shown)
+        m = keras.ops.cast(masks, dtype)
+        seen = times(keras.ops.cast(x, dtype), rows, m)
+        return seen if base is None else seen + keras.ops.cast(repeated(base), dtype) * (1 - m)
 
     logits, probabilities = forward(model, mapped(masked, inputs), {}, lambda _, x: x, known.end, probes.output)
     pairs = zip(probes.targets, chosen, strict=True)

@@ -52,8 +52,13 @@ class KerasTensorFlow(KerasEngine):
 
         return self._steps.get((key, signature(inputs)), trace)(*tensors)
 
-    def _for_masks(self, images: Array, rows: Array) -> Array:
-        return tf.cond(tf.shape(images)[0] == 1, lambda: images, lambda: tf.gather(images, rows))
+    def _masked(self, images: Array, rows: Array, masks: Array) -> Array:
+        each = tf.cond(tf.shape(images)[0] == 1, lambda: images, lambda: tf.gather(images, rows))
+        colours = images.shape[-1]
+        if masks.shape[-1] == 1 != colours:  # TensorFlow takes twice as long to spread a last axis of one by itself
+            spread = tf.matmul(tf.reshape(masks, (-1, 1)), tf.ones((1, colours), masks.dtype))
+            masks = tf.reshape(spread, (-1, *masks.shape[1:-1], colours))
+        return each * masks
 
     def _differentiated(
         self, run: Run, explained: Explained, curved: Sequence[Sequence[str]], shapes: Shapes, rule: Rule
