@@ -604,6 +604,30 @@ def test_paths_from_where_one_stands(write, picture, tmp_path, monkeypatch, name
         assert data.problems == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("cat.png\n\ndog.png\n", [None, None]),
+        ("cat.png 3\ndog.png\t12\n", [3, 12]),
+        ("cat.png tabby\r\ndog.png 3\r\n", ["tabby", "3"]),
+        ("a cat.png tabby\ndog.png", ["tabby", None]),
+    ],
+)
+def test_a_list_of_paths(write, picture, text, labels):
+    picture("a cat.png")
+    data = read(write("list.txt", text))
+    assert [item.label for item in data] == labels
+    assert [Path(item.source).name for item in data] == [text.split(".png")[0] + ".png", "dog.png"]
+    assert data.problems == ()
+
+
+def test_a_path_of_a_list_that_is_not_there(write):
+    data = read(write("list.txt", "cat.png\nnone.png tabby\n"))
+    (line,) = data.problems
+    assert "list.txt, line 2" in line
+    assert "none.png" in line
+
+
 def test_no_picture_is_decoded(write, tmp_path, monkeypatch):
     Image.fromarray(INSIDE).save(tmp_path / "mask.png")
     path = write("items.json", json.dumps([{"image": "cat.png", "mask": "mask.png"}, {"image": "dog.png"}]))

@@ -2,6 +2,7 @@
 
     folder/cat/1.jpg, folder/dog/1.jpg      a folder per class
     folder/1.jpg                            pictures alone
+    list.txt                                a path on each line, and behind it the class if it is known
     labels.csv                              a table, see `tables`
     items.json                              a list of objects, see `documents`
     instances_val2017.json                  COCO
@@ -17,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from camlucida.datasets import coco, documents, folders, tables, voc
+from camlucida.datasets import coco, documents, folders, lists, tables, voc
 from camlucida.datasets.items import Dataset, Item
 from camlucida.datasets.records import Record, gather
 from camlucida.datasets.shapes import Painted, Polygon, Runs, Shape, Size, short, shown
@@ -75,13 +76,15 @@ def _from_path(path: Path, given: list[Path]) -> tuple[Iterable[Record | str], l
         return folders.records(path), [path]
     kind = path.suffix.lower()
     if path.is_file() and kind not in (".csv", ".tsv", ".json", ".txt"):
-        raise RequestError(f"{shown(str(path))} is no data set: pass a folder, a .csv, .tsv or .json file, or a list")
+        raise RequestError(f"{shown(str(path))} is no data set: pass a folder, a .csv, .tsv, .txt or .json file")
     text = _text(path)
     places = [*given, path.parent, path.parent / "images"]
     if kind in (".csv", ".tsv"):
         return tables.records(path, text), places
     if kind == ".json":
         return _from_json(path, text), places
+    if lists.is_list(text):
+        return lists.records(path, text), places
     files = voc.chosen(path, text)
     places = [*given, *(file.parents[1] / "JPEGImages" for file in files[:1])]
     return voc.records(files, places), places

@@ -36,16 +36,20 @@ def listing(folder: Path) -> Listing:
         raise RequestError(
             f"{shown(str(folder))} cannot be listed ({error.strerror}): check its permissions"
         ) from error
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
     found = Listing([], [], [])
     for path in paths:
         if path.is_dir():
             found.folders.append(path)
-        elif path.suffix.lower() in endings:
+        elif is_picture(path.name):
             found.pictures.append(path)
         else:
             found.others.append(path)
     return found
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is a picture by its ending."""
+    return Image.registered_extensions().get(Path(name).suffix.lower()) in FORMATS
 
 
 def records(root: Path) -> Iterator[Record | str]:
