@@ -264,7 +264,7 @@ def test_what_cannot_be_done_is_told_of_and_the_rest_is_done(evaluated):
     result, document = evaluated(Path("data").absolute(), "--json")
     assert (result.status, document["images"]) == (1, 4)
     label, picture = result.complaints
-    assert label.startswith("error: 2 images are left out: unknown class 'zebu'")
+    assert label.startswith("error: left out with their label, 2 images: unknown class 'zebu'")
     assert "cut.png cannot be decoded" in picture
     assert [f"error: {problem}" for problem in document["problems"]] == [label, picture]
     assert len(result.err.splitlines()) == 3, "what it costs, and a line for each failure"

@@ -129,6 +129,26 @@ def test_a_folder_of_another_evaluation_is_refused(run, folder, tmp_path, change
     assert (tmp_path / "out" / "images.jsonl").read_bytes() == before
 
 
+def test_other_weights_are_another_evaluation(run, folder, tmp_path):
+    run(folder, out=tmp_path / "out", limit=2)
+    with pytest.raises(errors.RequestError, match="is of another evaluation: there answer to noise is"):
+        cl.evaluate(
+            gap_net(size=(24, 20), seed=1), folder, ["grad-cam", "hirescam"], QUICK, out=tmp_path / "out", **SETTINGS
+        )
+
+
+def test_a_data_set_that_changed_is_refused(run, folder, tmp_path):
+    run(folder, out=tmp_path / "out", limit=2)
+    Image.fromarray(picture(20)).save(folder / "ant" / "00.png")
+    with pytest.raises(errors.RequestError, match=r"image 1 of .* is 'ant/3.png', and here it is 'ant/00.png'"):
+        run(folder, out=tmp_path / "out", limit=2)
+
+
+def test_fewer_images_than_the_journal_knows(run, folder, tmp_path):
+    run(folder, out=tmp_path / "out", limit=5)
+    assert run(folder, out=tmp_path / "out", limit=2).rows == run(folder, out=tmp_path / "two", limit=2).rows
+
+
 def test_more_images_may_follow(run, folder, tmp_path):
     run(folder, out=tmp_path / "out", limit=2)
     assert run(folder, out=tmp_path / "out", limit=5).rows == run(folder, out=tmp_path / "five", limit=5).rows
@@ -233,7 +253,16 @@ def test_labels_that_the_model_does_not_know(run, folder):
     (folder / "cat").rename(folder / "zebu")
     found = run(folder)
     assert found.images == 6
-    assert found.problems[0].startswith("3 images are left out: unknown class 'zebu'")
+    assert found.problems[0].startswith("left out with their label, 3 images: unknown class 'zebu'")
+
+
+def test_an_index_that_is_no_class_of_the_model(net):
+    items = [{"image": picture(i), "label": label} for i, label in enumerate((5, 1, 4))]
+    found = cl.evaluate(net, items, ["grad-cam"], ["complexity"], **SETTINGS)
+    assert found.images == 2
+    assert found.problems == (
+        "left out with their label, 1 image: class 5 is out of range: the model has 5 classes, 0 to 4",
+    )
 
 
 def test_no_label_that_the_model_knows(run, folder):
@@ -264,6 +293,7 @@ def test_a_metric_that_the_map_does_not_allow(net):
         ({"limit": 0}, "limit=0 is not a whole number above 0"),
         ({"metrics": ["nothing"]}, "unknown metric 'nothing'"),
         ({"metrics": []}, "no metric was named"),
+        ({"methods": []}, "no method was named"),
         ({"metrics": ["pointing-game"]}, "needs a mask"),
     ],
 )

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from camlucida import datasets
 from camlucida.datasets import Dataset
+from camlucida.engines.base import Request
 from camlucida.errors import CamlucidaError, ImageError, RequestError
 from camlucida.evaluation.journal import Journal
 from camlucida.evaluation.ranking import NULLS, ranking
@@ -14,6 +17,7 @@ from camlucida.evaluation.result import Evaluation
 from camlucida.evaluation.run import NEEDED, Run, Told
 from camlucida.evaluation.statistics import Statistics
 from camlucida.explain import Explainer
+from camlucida.given import noise
 from camlucida.methods import Configured as Method
 from camlucida.methods import configure as method_called
 from camlucida.metrics import ANNOTATIONS, Configured
@@ -82,9 +86,9 @@ def evaluate(
         raise RequestError(f"limit={limit!r} is not a whole number above 0")
     data = datasets.read(dataset, images=images)
     problems = list(data.problems)
-    chosen = _known([*_listed(methods), *NULLS], method_called, problems)
+    chosen = _known("method", [*_listed(methods), *NULLS], problems)
     named = METRICS + WITH_BOXES * data.has("boxes") + WITH_MASKS * data.has("mask") if metrics is None else metrics
-    graded = _possible(_known(_listed(named), metric_called, problems), data, problems)
+    graded = _possible(_known("metric", _listed(named), problems), data, problems)
     labels = [method.label for method in chosen]
     explainer = Explainer(model, method=labels, batch_size=batch_size, seed=seed, **settings)
     data = _recognised(data, explainer, problems)
@@ -98,11 +102,12 @@ def evaluate(
         "metrics": [metric.label for metric in graded],
         "target": "label" if by_label else "top1",
         "seed": seed,
+        "answer to noise": _answer(explainer),
         "settings": {key: str(value) for key, value in sorted(settings.items())},
     }
     run = Run(data, explainer, graded, by_label, Statistics(graded, seed=seed), problems)
     journal = None if out is None else Journal(Path(out) / JOURNAL, head)
-    known = run.replayed(journal) if journal else 0
+    known = run.replayed(journal, count) if journal else 0
     if before and known < count:
         before(cost(count - known, explainer.methods, graded))
     run.rest(known, count, journal, progress)
@@ -139,8 +144,8 @@ def check_words(target: str, methods: Sequence[str], metrics: Sequence[str]) -> 
     Raises:
         CamlucidaError: the target is none, or no method or no metric is known.
     """
-    _known(_listed(methods), method_called, [])
-    _known(_listed(metrics), metric_called, [])
+    _known("method", _listed(methods), [])
+    _known("metric", _listed(metrics), [])
     if target not in ("auto", "label", "top1"):
         raise RequestError(f"target {target!r} is none of 'auto', 'label' and 'top1'")
 
@@ -153,14 +158,15 @@ def _listed(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def _known(names: Sequence[str], called: Callable[[str], Any], problems: list[str]) -> tuple[Any, ...]:
+def _known(kind: Literal["method", "metric"], names: Sequence[str], problems: list[str]) -> tuple[Any, ...]:
     """What the names mean, each once; those that mean nothing become problems.
 
     Raises:
         CamlucidaError: none of them means anything.
     """
+    called: Callable[[str], Any] = method_called if kind == "method" else metric_called
     found = []
-    error: CamlucidaError = RequestError("no metric was named; camlucida.metrics() lists them")
+    error: CamlucidaError = RequestError(f"no {kind} was named; camlucida.{kind}s() lists them")
     for name in names:
         try:
             found.append(called(name))
@@ -191,6 +197,12 @@ def _possible(metrics: Sequence[Configured], data: Dataset, problems: list[str])
     return tuple(found)
 
 
+def _answer(explainer: Explainer) -> list[float]:
+    """The greatest of what the model says of a picture of noise: other weights say something else."""
+    evidence = explainer.engine.evidence(noise(explainer.loaded), Request((), (), ()))
+    return [round(float(value), 4) for value in np.sort(np.ravel(evidence.outputs))[::-1][:5]]
+
+
 def _recognised(data: Dataset, explainer: Explainer, problems: list[str]) -> Dataset:
     """The items whose labels the model knows; each label that it does not know is told of once.
 
@@ -198,13 +210,18 @@ def _recognised(data: Dataset, explainer: Explainer, problems: list[str]) -> Dat
         RequestError: it knows none.
     """
     unknown: dict[str | int, str] = {}
+    classes = explainer.anatomy().classes
     for label in dict.fromkeys(item.label for item in data if item.label is not None):
         try:
-            explainer.index_of(label)
+            index = explainer.index_of(label)
         except CamlucidaError as error:
             unknown[label] = str(error)
+        else:
+            if classes is not None and index >= classes:
+                unknown[label] = f"class {index} is out of range: the model has {classes} classes, 0 to {classes - 1}"
     for label, why in unknown.items():
-        problems.append(f"{sum(item.label == label for item in data)} images are left out: {why}")
+        count = sum(item.label == label for item in data)
+        problems.append(f"left out with their label, {_counted(count, 'image')}: {why}")
     known = tuple(item for item in data if item.label not in unknown)
     if not known:
         raise RequestError(f"{explainer.loaded.name} knows no label of {data.name}: {next(iter(unknown.values()))}")

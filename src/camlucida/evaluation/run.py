@@ -62,12 +62,22 @@ class Run:
     notes: dict[str, None] = field(default_factory=dict)
     done: int = 0
 
-    def replayed(self, journal: Journal) -> int:
-        """Count in what the journal knows; how many images that are."""
+    def replayed(self, journal: Journal, count: int) -> int:
+        """Count in what the journal knows of the first images; how many these are.
+
+        Raises:
+            RequestError: it knows other images.
+        """
         known = 0
         for record in journal.records():
-            self._take(record)
-            known += 1
+            if known < count:
+                if record["image"] != self.data[known].name:
+                    raise RequestError(
+                        f"image {known} of {str(journal.path)!r} is {record['image']!r}, and here it is "
+                        f"{self.data[known].name!r}: the data set has changed. Choose another folder, or remove it"
+                    )
+                self._take(record)
+                known += 1
         return known
 
     def rest(self, known: int, count: int, journal: Journal | None, progress: Told | None) -> None:
