@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile
 ON_EVERY_BACKEND := $(addprefix tests/test_,engine.py layer_choice.py evidence.py keras_tail.py keras_rules.py \
-	attention_keras.py keras_deeplift.py relevance_keras.py)
+	attention_keras.py keras_deeplift.py relevance_keras.py linear_heads.py)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from camlucida.methods import FAMILIES, Method, methods
+from camlucida.methods import FAMILIES, Method, configure, methods
 from camlucida.methods.facts import HEADED, facts
 from camlucida.proofs import IDENTITIES
 from camlucida.types import Need
@@ -150,7 +150,7 @@ def engines() -> dict[str, frozenset[Need]]:
 def serving(method: Method, served: dict[str, frozenset[Need]]) -> str:
     """The engines that serve it, in words."""
     whole = [name for name, needs in served.items() if method.needs <= needs]
-    closed = method.closed
+    closed = configure(method.name).closed
     partly = [name for name, needs in served.items() if closed and closed.needs <= needs and name not in whole]
     said = [together(whole)] if whole else []
     if partly:

@@ -1,5 +1,5 @@
 """The networks of `torch_networks` again, as ONNX files and as plain functions: the same maps, wherever no gradient is
-needed."""
+needed, or a linear head says it."""
 
 import importlib.util
 import io
@@ -31,6 +31,7 @@ CAM = [
     "no_softmax",
 ]
 NO_CAM = ["vgg_like"]
+NO_HEAD = [*NO_CAM, "volume"]
 SERIES_AND_VOLUMES = ["series", "volume"]
 NETWORKS = [*CAM, *NO_CAM, *SERIES_AND_VOLUMES, "multi_label", "mobilenet_like"]
 
@@ -98,10 +99,19 @@ def test_cam_is_refused_by_both(name, pairs):
             explained(model, this, method="cam")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_what_needs_a_gradient_is_refused_for_a_file(name, pairs):
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in NO_HEAD])
+@pytest.mark.parametrize("method", ["grad-cam", "layercam"])
+def test_gradients_of_a_linear_head_are_those_that_torch_takes(name, method, pairs):
     this, other = pairs(name)
-    with pytest.raises(ConditionError, match="a model in ONNX does not give"):
+    differentiated = cl.targets.custom(lambda outputs: outputs[:, 0])  # for a class, both would read the head
+    theirs = cl.explain(this.model, this.inputs, preprocess=None, target=differentiated, method=method)
+    assert_alike(explained(other, this, method=method).raw, theirs.raw)
+
+
+@pytest.mark.parametrize("name", NO_HEAD)
+def test_what_needs_another_gradient_is_refused_for_a_file(name, pairs):
+    this, other = pairs(name)
+    with pytest.raises(ConditionError, match="which a model in ONNX gives only for the logit of a class, and where"):
         explained(other, this, method="grad-cam")
 
 

@@ -676,9 +676,16 @@ def test_a_map_without_positive_gradients_says_so(x):
 
 
 def test_a_map_without_gradients_says_so(x):
-    for item in cl.explain(with_head(0.0), x[:1], method=["grad-cam", "grad-cam++"], target=2, preprocess=None):
+    methods = ["grad-cam", "grad-cam++"]
+    for item in cl.explain(with_head(0.0), x[:1], method=methods, target=lambda y: y[:, 2], preprocess=None):
         assert not item.raw.any()
         note_on(item, "empty", "gradient", "zero")
+
+
+def test_a_map_of_a_head_without_weights_says_so(x):
+    (item,) = cl.explain(with_head(0.0), x[:1], target=2, preprocess=None)
+    assert not item.raw.any()
+    note_on(item, "empty", "weights", "zero")
 
 
 def test_a_map_of_a_saturated_probability_says_so(x):

@@ -121,7 +121,8 @@ def test_examples_run(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "engines"),
     [
-        ("grad-cam", "Keras, torch"),
+        ("grad-cam", "Keras, torch; ONNX where global average pooling and linear layers follow the layer"),
+        ("gscore-cam", "Keras, torch"),
         ("cam", "Keras, torch, ONNX"),
         ("ablation-cam", "Keras, torch, ONNX"),
         ("score-cam", "Keras, torch, ONNX"),
@@ -181,7 +182,7 @@ def test_what_is_uncertain_is_said(name):
     method, told = methods()[name], facts(methods()[name])
     assert told.get("uncertain", "") == method.uncertain
     assert ("variants" in told) == method.differs
-    assert ("closed form" in told) == (method.closed is not None)
+    assert ("closed form" in told) == method.headed
     assert all(told.values())
 
 

@@ -19,7 +19,7 @@ from camlucida.engines.onnx_model import OnnxModel
 from camlucida.errors import ConditionError, ImageError, ModelError, RequestError, UnknownNameError
 from camlucida.methods import methods
 from onnx_networks import CHANNELS, CLASSES, SIZE, images, values, weight
-from oracles import probes, scores
+from oracles import gradients, probes, scores
 
 SERVED = [name for name, m in methods().items() if m.needs <= Onnx.serves]
 FEW = ["score-cam", "rise?masks=30&cells=3", "occlusion?patch=3&stride=2"]
@@ -41,6 +41,12 @@ NETS = {
     "batch of two": (lambda: networks.gap(batch=2), images),
     "half precision": (lambda: networks.gap(dtype="float16"), images),
     "double precision": (lambda: networks.gap(given="float64"), images),
+}
+ORACLES = {
+    "grad-cam": gradients.grad_cam,
+    "grad-cam++": lambda A, G: gradients.grad_cam_pp(A, G, "paper"),
+    "hirescam": gradients.hires_cam,
+    "layercam": gradients.layer_cam,
 }
 CHOSEN = {
     "gap": "relu",
@@ -499,16 +505,30 @@ def test_cam_is_refused_where_something_else_than_all_places_is_averaged(kind, s
         explained(OnnxModel(b.proto()), images(), layer="relu")
 
 
-def test_what_needs_a_gradient_is_refused():
+@pytest.mark.parametrize("name", ["gap", "matmul head", "conv head", "channels last", "one unit", "series"])
+def test_gradients_are_those_of_a_linear_head(name):
+    """No gradient is taken, and none is needed: the head says it."""
+    model, x = net(name)
+    target = 1 if name == "one unit" else CLASS
+    A = activations(model, x, "relu:0")
+    G = np.broadcast_to(head(model)[:, target] / A.shape[1], A.shape)
+    for method, oracle in ORACLES.items():
+        close(explained(model, x, method, target).raw.reshape(len(x), -1), oracle(A, G))
+
+
+def test_what_needs_a_gradient_is_refused_without_such_a_head():
     assert "grad-cam" not in SERVED
     assert {"cam", "score-cam", "rise", "occlusion"} <= set(SERVED)
-    model, x = net("gap")
     with pytest.raises(ConditionError) as caught:
-        explained(model, x, "grad-cam")
+        explained(OnnxModel(networks.flat_head()), images(), "grad-cam")
     assert str(caught.value) == (
-        "grad-cam needs the gradient of the score, which a model in ONNX does not give; these work with it: "
-        + ", ".join(SERVED)
+        "grad-cam needs the gradient of the score, which a model in ONNX gives only for the logit of a class, and "
+        "where global average pooling and linear layers follow the layer; these work with it: " + ", ".join(SERVED)
     )
+    with pytest.raises(ConditionError, match="only for the logit of a class"):
+        explained(*net("gap"), "grad-cam", score="probability")
+    with pytest.raises(ConditionError, match=r"gscore-cam needs the gradient of the score, .* does not give"):
+        explained(*net("gap"), "gscore-cam")
 
 
 # Nothing changes, nothing grows

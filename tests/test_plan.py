@@ -28,6 +28,13 @@ def engine():
     return FakeEngine(channels=K)
 
 
+@pytest.fixture
+def deep(engine):
+    """Says that no linear head follows its layer."""
+    engine.linear = False
+    return engine
+
+
 def pictures(count=3, seed=0):
     return np.random.default_rng(seed).uniform(size=(count, *GRID, 2))
 
@@ -68,10 +75,10 @@ def blurs(x, xp, *, rule="gradient"):
 # Counting
 
 
-def test_four_methods_and_three_targets_are_one_forward_and_three_backward_passes(engine):
-    evidence, maps = plan.run(engine, pictures(), order())
-    assert (engine.forwards, engine.backwards) == (1, 3)
-    assert sum(engine.probed) == 3 * K  # once for all three targets
+def test_four_methods_and_three_targets_are_one_forward_and_three_backward_passes(deep):
+    evidence, maps = plan.run(deep, pictures(), order())
+    assert (deep.forwards, deep.backwards) == (1, 3)
+    assert sum(deep.probed) == 3 * K  # once for all three targets
     assert len(maps) == 4 * 3
     assert all(m.grid == GRID and m.values.shape == (3, 12) and m.values.dtype == np.float32 for m in maps.values())
     assert list(maps) == [("features", t, configure(name)) for name in FOUR for t in range(3)]
@@ -216,16 +223,16 @@ def own(score, **known):
         ("lp", "probability", 1),
     ],
 )
-def test_one_backward_pass_for_each_target_and_each_of_its_scores(engine, kinds, score, passes):
+def test_one_backward_pass_for_each_target_and_each_of_its_scores(deep, kinds, score, passes):
     x, some = pictures(), [own({"l": "logit", "p": "probability"}[kind]) for kind in kinds]
-    _, maps = plan.run(engine, x, order(some, score=score))
-    assert (engine.forwards, engine.backwards) == (1, 3 * passes)
-    p, top = softmax(engine.logits(x)), engine.logits(x).argmax(axis=1)
+    _, maps = plan.run(deep, x, order(some, score=score))
+    assert (deep.forwards, deep.backwards) == (1, 3 * passes)
+    p, top = softmax(deep.logits(x)), deep.logits(x).argmax(axis=1)
     for t, c in enumerate((np.zeros(3, int), top, np.full(3, 2))):
         for method in some:
             one = np.eye(4)[c]
             G = one if (score or method.score) == "logit" else (p * one).sum(1, keepdims=True) * (one - p)
-            expected = engine.features(x).reshape(3, 12, K) @ (G @ engine.W.T / 12)[..., None]
+            expected = deep.features(x).reshape(3, 12, K) @ (G @ deep.W.T / 12)[..., None]
             np.testing.assert_allclose(
                 maps["features", t, method].values, expected[..., 0], rtol=1e-4, atol=1e-5 * np.abs(expected).max()
             )
@@ -244,10 +251,10 @@ def against(target, *, base="mean"):
     return targets.Contrast(target, base)
 
 
-def test_a_target_of_a_methods_own_is_one_more_backward_pass(engine):
+def test_a_target_of_a_methods_own_is_one_more_backward_pass(deep):
     x, usual, aimed = pictures(), own("logit"), own("logit", aim=against)
-    plan.run(engine, x, order([usual, aimed]))
-    assert (engine.forwards, engine.backwards) == (1, 6)
+    plan.run(deep, x, order([usual, aimed]))
+    assert (deep.forwards, deep.backwards) == (1, 6)
 
 
 def test_methods_of_the_same_aim_share_its_pass(engine):
@@ -297,21 +304,21 @@ def asks_gradients(G, xp):
         (configure("rise?masks=2"), set(), set()),
     ],
 )
-def test_only_what_a_method_takes_outside_the_pass_is_fetched(engine, method, activations, gradients):
-    evidence, maps = plan.run(engine, pictures(), order(["grad-cam", method]))
-    assert (engine.requests[0].activations, engine.requests[0].gradients) == (activations, gradients)
+def test_only_what_a_method_takes_outside_the_pass_is_fetched(deep, method, activations, gradients):
+    evidence, maps = plan.run(deep, pictures(), order(["grad-cam", method]))
+    assert (deep.requests[0].activations, deep.requests[0].gradients) == (activations, gradients)
     assert set(evidence.activations) == activations
-    assert engine.backwards == 3
+    assert deep.backwards == 3
     if method.method.formula is asks_gradients:
-        np.testing.assert_allclose(maps["features", 2, method].values[0], engine.W[0, 2] / 12, rtol=1e-4)
+        np.testing.assert_allclose(maps["features", 2, method].values[0], deep.W[0, 2] / 12, rtol=1e-4)
 
 
-def test_each_layer_is_fetched_for_the_methods_that_look_there(engine):
+def test_each_layer_is_fetched_for_the_methods_that_look_there(deep):
     places = {made(asks_activations): ("other",), configure("grad-cam"): ("features", "other")}
-    plan.run(engine, pictures(), plan.Order(places, order().targets))
-    assert engine.requests[0].layers == ("features", "other")
-    assert engine.requests[0].activations == {"other"}
-    assert (engine.forwards, engine.backwards) == (1, 3)
+    plan.run(deep, pictures(), plan.Order(places, order().targets))
+    assert deep.requests[0].layers == ("features", "other")
+    assert deep.requests[0].activations == {"other"}
+    assert (deep.forwards, deep.backwards) == (1, 3)
 
 
 def test_what_is_computed_on_the_host_takes_what_it_takes_and_asks_nothing(engine):
@@ -553,6 +560,38 @@ def test_it_needs_nothing_that_only_the_open_form_asks_for(engine):
     assert engine.forwards == 1
 
 
+GRADIENTS = [name for name, m in methods().items() if m.headed and m.closed is None]
+"""What is made of activations and gradients at one layer alone."""
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize("wanted", [(1,), ("top1", targets.difference(2, 0))])
+def test_a_linear_head_says_the_gradient(name, wanted):
+    """The same maps as by backward passes, without one, whether the engine can differentiate or not."""
+    x, maps = pictures(), []
+    for linear in (True, False):
+        engine = FakeEngine(channels=K)
+        engine.linear = linear
+        if linear:
+            engine.serves = frozenset({Need.ACTIVATIONS, Need.WEIGHTS, Need.GRID})
+        ordered = order([name], wanted)
+        plan.check(engine, list(ordered.methods))
+        maps.append(plan.run(engine, x, ordered)[1])
+        assert (engine.forwards, engine.backwards == 0) == (1, linear)
+    closed, open_ = maps
+    assert list(closed) == list(open_)
+    for key, laid in closed.items():
+        np.testing.assert_allclose(laid.values, open_[key].values, rtol=1e-4, atol=1e-6 * np.abs(laid.values).max())
+
+
+def test_its_logit_alone(engine):
+    """Probabilities curve, and so does what is no sum of classes."""
+    plan.run(engine, pictures(), order(["grad-cam"], score="probability"))
+    assert engine.backwards == 3
+    plan.run(engine, pictures(), replace(order(["grad-cam"]), targets=(targets.custom(lambda y: y[:, 0] ** 2),)))
+    assert engine.backwards == 4
+
+
 @pytest.mark.parametrize(
     ("method", "target", "score", "closed"),
     [
@@ -739,10 +778,12 @@ class ScoresOnly(FakeEngine):
 
 def test_what_an_engine_does_not_give_is_refused():
     with pytest.raises(ConditionError) as caught:
-        plan.check(ScoresOnly(), [configure("cam"), configure("grad-cam++"), configure("rise")])
+        plan.check(
+            ScoresOnly(), [configure("cam"), configure("grad-cam++"), configure("gscore-cam"), configure("rise")]
+        )
     refusal, served = str(caught.value).rsplit(": ", 1)
     assert refusal == (
-        "grad-cam++ needs the gradient of the score, which a model in ONNX does not give; these work with it"
+        "gscore-cam needs the gradient of the score, which a model in ONNX does not give; these work with it"
     )
     assert {"cam", "score-cam", "rise", "occlusion"} <= set(served.split(", ")) <= set(methods()) - {"grad-cam"}
 
@@ -762,7 +803,8 @@ def test_the_refusal_names_what_serves(serves):
     if len(others) < len(served):  # the shorter of the two lists
         said = f"all methods work with it but {', '.join(others)}"
     for name, m in methods().items():
-        if m.needs <= serves:
+        closed = configure(name).closed
+        if m.needs <= serves or (closed and closed.needs <= serves):
             plan.check(one, [configure(name)])
         else:
             with pytest.raises(ConditionError, match=re.escape(f"this model on numpy does not give; {said}") + "$"):

@@ -68,6 +68,7 @@ def test_the_class_is_that_of_the_picture_itself():
 
 def test_it_costs_six_passes_and_the_one_that_settles_the_class():
     engine = FakeEngine(channels=K)
+    engine.linear = False
     maps_of(engine, pictures(), "grad-cam?smooth=augment", "hirescam?smooth=augment", "cam")
     assert (engine.forwards, engine.backwards) == (7, 6)
 

@@ -14,7 +14,7 @@ from camlucida.errors import ConditionError, ImageError
 from camlucida.input_images import image_of, rows_of
 from camlucida.methods import Configured
 from camlucida.methods import methods as all_methods
-from camlucida.methods.facts import GIVES
+from camlucida.methods.facts import GIVES, HEADED
 from camlucida.probing import Asking, Progress
 from camlucida.targets import BoundTarget, Classes
 from camlucida.trees import count
@@ -55,21 +55,23 @@ def check(engine: Engine, methods: Sequence[Configured]) -> None:
         ConditionError: it does not; the message names the methods that it serves.
     """
     for configured in methods:
-        closed = configured.method.closed
+        closed = configured.closed
         if not configured.method.needs <= engine.serves and not (closed and closed.needs <= engine.serves):
             raise _refusal(engine, configured)
 
 
 def _refusal(engine: Engine, configured: Configured) -> ConditionError:
     need = min(configured.method.needs - engine.serves, key=list(Need).index)
+    closed = configured.closed
+    gives = "does not give"
+    if closed and closed.needs <= engine.serves:
+        gives = f"gives only for the logit of a class, and where {HEADED} follow the layer"
     work = [name for name, known in all_methods().items() if known.needs <= engine.serves]
     others = [name for name in all_methods() if name not in work]
     which = f"these work with it: {', '.join(work)}"
     if len(others) < len(work):
         which = f"all methods work with it but {', '.join(others)}"
-    return ConditionError(
-        f"{configured.method.name} needs {GIVES[need]}, which {engine.subject} does not give; {which}"
-    )
+    return ConditionError(f"{configured.method.name} needs {GIVES[need]}, which {engine.subject} {gives}; {which}")
 
 
 def run(

@@ -42,7 +42,7 @@ def facts(method: Method) -> dict[str, str]:
         "range": sign(method),
         "variants": f"{', '.join(method.scores)} (the first is the default)" if method.differs else "",
         "options": ", ".join(f"{key}={value}" for key, value in method.options.items()),
-        "closed form": f"where {HEADED} follow the layer: 1 F" if method.closed else "",
+        "closed form": closed_form(method),
         "uncertain": method.uncertain,
     }
     return {key: value for key, value in found.items() if value}
@@ -60,6 +60,14 @@ def looks_at(method: Method) -> str:
     if method.place == "input":
         return "the image that goes into the model" if not method.agnostic else "nothing but the size of the image"
     return "one layer"
+
+
+def closed_form(method: Method) -> str:
+    """Where it has one, and of what."""
+    if not method.headed:
+        return ""
+    of = "" if method.closed and Need.HEAD in method.closed.needs else "for the logit of a class, "
+    return f"{of}where {HEADED} follow the layer: 1 F"
 
 
 def explains(method: Method) -> str:

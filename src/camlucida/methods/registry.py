@@ -76,7 +76,8 @@ class Method:
         aim: from the target that the user means to the one that this method explains.
         fuse: from what the formula returns at each of several layers to one map.
         host: whether it is computed after the pass, on NumPy arrays, although it asks for nothing more.
-        closed: the same method where a linear head follows the layer, without probes.
+        closed: the same method where a linear head follows the layer, without probes. Methods of gradients have one of
+            their own, see `headed`.
         domains: what its options may be.
         proof: the identities that hold it here, by their names in the tests.
         uncertain: what of its definition could not be read in its paper; empty for most.
@@ -137,6 +138,16 @@ class Method:
         return not self.asks and not set(self.takes) & {Need.GRADIENT, Need.CURVATURE, Need.WEIGHTS, Need.HEAD}
 
     @property
+    def headed(self) -> bool:
+        """Whether it has a closed form for logits where a linear head follows the layer.
+
+        Such a head says the gradient: ``G_uk = W_k / U`` at every place. Formulas that take nothing else of the model
+        beside activations are computed of that, without a backward pass.
+        """
+        derived = Need.GRADIENT in self.takes and self.place == "layer" and not (self.asks or self.aim or self.waits)
+        return self.closed is not None or derived
+
+    @property
     def equation(self) -> str:
         """The formula as text."""
         return self._lines[0]
@@ -170,12 +181,17 @@ def _taken(formula: Callable[..., Any]) -> tuple[Need, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A method with its variant and options settled: hashable, and callable as its formula."""
+    """A method with its variant and options settled: hashable, and callable as its formula.
+
+    Args:
+        headed: whether a linear head follows the layer, of whose weights the gradient is made.
+    """
 
     method: Method
     variant: Variant
     options: tuple[tuple[str, Any], ...] = ()
     smooth: Smoothing | None = None
+    headed: bool = False
 
     @property
     def label(self) -> str:
@@ -190,8 +206,10 @@ class Configured:
     @property
     def needs(self) -> frozenset[Need]:
         """What its formula takes within a pass."""
-        weighing = self.method.gives == "weights"
-        return frozenset(self.method.takes) | ({Need.ACTIVATIONS} if weighing else frozenset())
+        taken = frozenset(self.method.takes)
+        if self.headed:
+            taken = taken - {Need.GRADIENT} | {Need.WEIGHTS, Need.ACTIVATIONS}
+        return taken | ({Need.ACTIVATIONS} if self.method.gives == "weights" else frozenset())
 
     @property
     def score(self) -> Score:
@@ -201,7 +219,9 @@ class Configured:
     @property
     def closed(self) -> "Configured | None":
         """The same where a linear head follows the layer, if it has a closed form there."""
-        return replace(self, method=self.method.closed) if self.method.closed else None
+        if self.method.closed:
+            return replace(self, method=self.method.closed)
+        return replace(self, headed=True) if self.method.headed else None
 
     def aimed(self, target: BoundTarget) -> BoundTarget:
         """The target that it explains where the user means `target`.
@@ -222,6 +242,9 @@ class Configured:
 
     def __call__(self, given: Mapping[Need, Any], xp: Any) -> Any:
         """The formula's result: a raw map ``(B, U)``, or the generator of a probing method."""
+        if self.headed:
+            W, A = given[Need.WEIGHTS], given[Need.ACTIVATIONS]
+            given = {**given, Need.GRADIENT: xp.zeros_like(A) + W[:, None, :] / A.shape[1]}
         result = self.method.formula(
             *(given[need] for need in self.method.takes), xp, **self._settings(self.method.formula)
         )
