@@ -112,7 +112,7 @@ def _sum(weights: NDArray[Any], portion: Portion) -> NDArray[Any]:
     A product of matrices would be no quicker, and the threads that NumPy's BLAS wakes for it go on to wait busily for
     some 40 ms, in which they take the processor from the model.
     """
-    return np.einsum("bn,nu->bu", weights, portion)
+    return np.asarray(np.einsum("bn,nu->bu", weights, portion))
 
 
 def _drawn(rng: np.random.Generator, count: int, size: Grid, cells: int, p: float) -> Iterator[Portion]:
