@@ -10,7 +10,7 @@ import pytest
 
 from camlucida import plan, probing, targets
 from camlucida.asks import Altered, Laid, Masks, Views
-from camlucida.engines.base import INPUT
+from camlucida.engines.base import HEADS, INPUT
 from camlucida.errors import ConditionError, ImageError, RequestError
 from camlucida.methods import VARIANTS, Configured, Method, configure, methods
 from camlucida.methods import scores as masking
@@ -573,7 +573,7 @@ def test_a_linear_head_says_the_gradient(name, wanted):
         engine = FakeEngine(channels=K)
         engine.linear = linear
         if linear:
-            engine.serves = frozenset({Need.ACTIVATIONS, Need.WEIGHTS, Need.GRID})
+            engine.serves = HEADS | {Need.ACTIVATIONS, Need.GRID}
         ordered = order([name], wanted)
         plan.check(engine, list(ordered.methods))
         maps.append(plan.run(engine, x, ordered)[1])
@@ -773,7 +773,7 @@ def test_the_order_of_the_axes_is_nothing(engine):
 
 class ScoresOnly(FakeEngine):
     subject = "a model in ONNX"
-    serves = frozenset({Need.SCORES, Need.IMAGE, Need.ACTIVATIONS, Need.HEAD, Need.WEIGHTS})
+    serves = HEADS | {Need.SCORES, Need.IMAGE, Need.ACTIVATIONS}
 
 
 def test_what_an_engine_does_not_give_is_refused():

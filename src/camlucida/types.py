@@ -93,6 +93,8 @@ class Need(Enum):
     """What the layer yields, ``(B, U, K)``."""
     GRADIENT = "G"
     """The gradient of the score with respect to ``A``, ``(B, U, K)``."""
+    LINEAR_GRADIENT = "W/U"
+    """The same where a linear head says it. No formula asks for it by name: it is given in the place of ``G``."""
     CURVATURE = "H_A"
     """The Hessian of the score times ``A``, ``(B, U, K)``."""
     GRID = "grid"

@@ -1,5 +1,6 @@
 """What every engine offers, and the arithmetic that all engines share."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -66,7 +67,7 @@ class Request:
     @property
     def headed(self) -> tuple[str, ...]:
         """The layers whose linear heads are needed."""
-        needing = (job.layer for job in self.jobs if job.formula.needs & {Need.WEIGHTS, Need.HEAD})
+        needing = (job.layer for job in self.jobs if job.formula.needs & HEADS)
         return tuple(dict.fromkeys(needing))
 
     @property
@@ -175,10 +176,11 @@ class Anatomy:
         return tuple(info.path for info in self.layers if "conv" in info.kind.lower() and math.prod(info.grid) > 1)
 
 
-OPEN = frozenset(
+HEADS = frozenset({Need.WEIGHTS, Need.HEAD, Need.LINEAR_GRADIENT})
+"""What is made of the linear head behind a layer."""
+
+OPEN = HEADS | frozenset(
     {
-        Need.WEIGHTS,
-        Need.HEAD,
         Need.ACTIVATIONS,
         Need.GRADIENT,
         Need.CURVATURE,
@@ -189,9 +191,12 @@ OPEN = frozenset(
         Need.VIEWS,
         Need.ATTENTION,
         Need.BIASES,
+        Need.RULES,
+        Need.RELEVANCE,
+        Need.DEEPLIFT,
     }
 )
-"""What an engine serves that can look into its models and differentiate them; some serve other rules besides."""
+"""What an engine serves that can look into its models and differentiate them."""
 
 
 class Engine(Protocol):
@@ -344,6 +349,7 @@ class Measured:
 def raw_maps(request: Request, measured: Measured, xp: Xp) -> list[Any]:
     """What the formulas of a request make of one pass, in the order of its jobs."""
 
+    @functools.cache
     def given(layer: str, t: int, need: Need) -> Any:
         target, chosen = request.targets[t], measured.chosen[t]
         match need:
@@ -357,6 +363,9 @@ def raw_maps(request: Request, measured: Measured, xp: Xp) -> list[Any]:
                 return measured.grids[layer]
             case Need.WEIGHTS:
                 return class_weights(measured.heads[layer].weights, target, chosen, xp)
+            case Need.LINEAR_GRADIENT:
+                A = measured.A[layer]
+                return xp.zeros_like(A) + given(layer, t, Need.WEIGHTS)[:, None, :] / A.shape[1]
             case _:
                 return LinearReadout(measured.heads[layer], target, chosen, request.scores[t], measured.ending, xp)
 

@@ -20,18 +20,18 @@ import numpy as np
 
 from camlucida.engines.kept import Kept
 from camlucida.engines.keras_engine import Explained, Gradients, KerasEngine, Passed, Run, Shapes
+from camlucida.engines.keras_jax_deeplift import multiplied
 from camlucida.engines.keras_jax_relevance import relevances
 from camlucida.engines.keras_jax_rules import Ruled
 from camlucida.engines.keras_steps import Body, flattened, tensor
 from camlucida.trees import leaves, signature
-from camlucida.types import Array, Need, Rule
+from camlucida.types import Array, Rule
 
 
 class KerasJax(KerasEngine):
     """A Keras model on JAX."""
 
     backend = "jax"
-    serves = KerasEngine.serves | {Need.RULES, Need.RELEVANCE}
 
     def __init__(self, model: Any) -> None:
         """Take a Keras model; nothing is run yet."""
@@ -63,6 +63,9 @@ class KerasJax(KerasEngine):
         if rule == "relevance":
             passed, kept, shares = relevances(run, explained, [variable.value for variable in self._model.variables])
             return passed, kept, shares, [{} for _ in shares], ()
+        if rule == "deeplift":
+            passed, kept, multipliers, names = multiplied(run, explained)
+            return passed, kept, multipliers, [{} for _ in multipliers], names
         reached: set[str] = set()
 
         def passing(zeros: dict[str, Array]) -> tuple[Passed, dict[str, Array]]:

@@ -11,19 +11,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import Jaxpr, Literal
 
 from camlucida.engines.keras_engine import Explained, Gradients, Passed, Run
 from camlucida.engines.keras_jax_rules import (
     activations,
     applied,
     between,
-    evaluated,
     is_relu,
     leading_to,
     made_of,
     variables_of,
 )
+from camlucida.engines.keras_jax_trace import Traced, traced
 from camlucida.errors import ConditionError
 from camlucida.types import Array
 
@@ -104,43 +104,19 @@ def relevances(
     Raises:
         ConditionError: there is an operation on the way that has no rule; the message names it.
     """
-    flat, tree = _traced(run, explained)
-    jaxpr, width = flat.jaxpr, len(flat.jaxpr.outvars)
-    taken = [x for eqn in jaxpr.eqns for x in variables_of(eqn)]
-    found = jax.core.eval_jaxpr(jaxpr.replace(outvars=[*jaxpr.outvars, *taken]), flat.consts)
-    values = dict(zip(taken, found[width:], strict=True))
-    passed, kept, _ = jax.tree.unflatten(tree, found[:width])
-    variables, layers, scores = jax.tree.unflatten(tree, jaxpr.outvars)
-    logits = variables.outputs
-    after, before = made_of(jaxpr, layers.values()), leading_to(jaxpr, [logits])
-    way = _Way(jaxpr, after, before, made_of(jaxpr, _inputs(flat, constants)), values)
-    starts = _starts(jaxpr, logits, passed.outputs, scores, values)
+    pass_ = traced(run, explained)
+    jaxpr, logits, values = pass_.jaxpr, pass_.logits, pass_.values
+    after, before = made_of(jaxpr, pass_.layers.values()), leading_to(jaxpr, [logits])
+    way = _Way(jaxpr, after, before, made_of(jaxpr, _inputs(pass_, constants)), values)
+    starts = _starts(jaxpr, logits, pass_.passed.outputs, pass_.scores, values)
     backward = [way.back({logits: start}) for start in starts]
-    return passed, kept, [{path: R.get(x) for path, x in layers.items()} for R in backward]
+    return pass_.passed, pass_.kept, [{path: R.get(x) for path, x in pass_.layers.items()} for R in backward]
 
 
-def _traced(run: Run, explained: Explained) -> tuple[ClosedJaxpr, Any]:
-    """A pass as a jaxpr without calls, and the tree of what it makes: the pass, what the layers yield, the scores."""
-
-    def passing() -> tuple[Passed, dict[str, Array], list[Array]]:
-        kept: dict[str, Array] = {}
-
-        def tap(path: str, output: Array) -> Array:
-            kept[path] = output
-            return output
-
-        passed = run(tap)
-        return passed, kept, explained(passed)
-
-    traced, answer = jax.make_jaxpr(passing, return_shape=True)()
-    flat = jax.make_jaxpr(lambda: evaluated(traced.jaxpr, traced.consts, ()))()
-    return flat, jax.tree.structure(answer)
-
-
-def _inputs(flat: ClosedJaxpr, constants: Sequence[Array]) -> list[Any]:
-    """The variables of a jaxpr that stand for inputs of the model."""
+def _inputs(pass_: Traced, constants: Sequence[Array]) -> list[Any]:
+    """The variables of a pass that stand for inputs of the model."""
     own = set(map(id, constants))
-    pairs = zip(flat.jaxpr.constvars, flat.consts, strict=True)
+    pairs = zip(pass_.jaxpr.constvars, pass_.consts, strict=True)
     return [x for x, const in pairs if isinstance(const, jax.core.Tracer) and id(const) not in own]
 
 

@@ -97,7 +97,7 @@ def evaluated(jaxpr: Jaxpr, consts: Sequence[Array], given: Sequence[Array], rul
         elif eqn.primitive.name == "convert_element_type" and _is_number(values[0]):
             found = [np.asarray(values[0], eqn.params["new_dtype"])]  # as a number still, that bounds are known by
         elif eqn.primitive.name in _CALLS and eqn.params.get("name") not in _FUNCTIONS:
-            (inner,) = _inner(eqn)
+            (inner,) = jaxprs_of(eqn)
             found = evaluated(inner.jaxpr, inner.consts, values, rule)
         else:
             again = eqn.replace(params=_traced_again(eqn.params, rule)) if rule and _rules(eqn) else eqn
@@ -130,11 +130,11 @@ def _rules(eqn: Any) -> bool:
     """Whether there are ReLUs in an equation's own jaxprs that are to have the gradients of a rule."""
     if eqn.primitive.name.startswith("custom_") or eqn.params.get("name") in _FUNCTIONS:
         return False
-    parts = [part for inner in _inner(eqn) for part in inner.jaxpr.eqns]
+    parts = [part for inner in jaxprs_of(eqn) for part in inner.jaxpr.eqns]
     return any(part.primitive.name == "max" or is_relu(part) or _rules(part) for part in parts)
 
 
-def _inner(eqn: Any) -> list[ClosedJaxpr]:
+def jaxprs_of(eqn: Any) -> list[ClosedJaxpr]:
     """The jaxprs that an equation runs."""
     found = [x for y in eqn.params.values() for x in (y if isinstance(y, tuple) else (y,))]
     jaxprs = [x for x in found if isinstance(x, ClosedJaxpr | Jaxpr)]
@@ -159,7 +159,7 @@ def _besides_zero(values: Sequence[Any]) -> Array | None:
 
 def _steps(eqn: Any) -> list[tuple[str, list[float]]]:
     """The primitives that an equation comes to, with the numbers that are written in them."""
-    if inner := _inner(eqn):
+    if inner := jaxprs_of(eqn):
         return [step for jaxpr in inner for part in jaxpr.jaxpr.eqns for step in _steps(part)]
     return [(eqn.primitive.name, [float(x.val) for x in eqn.invars if isinstance(x, Literal) and _is_number(x.val)])]
 
@@ -247,7 +247,7 @@ def _names(eqn: Any, jaxpr: Jaxpr, taken: list[bool], wanted: list[bool], own: b
         yield "gelu"
     elif kind in _PRIMITIVES:
         yield _PRIMITIVES[kind]
-    for inner in [] if is_relu(eqn) or eqn.params.get("name") in _FUNCTIONS else _inner(eqn):
+    for inner in [] if is_relu(eqn) or eqn.params.get("name") in _FUNCTIONS else jaxprs_of(eqn):
         within = inner.jaxpr
         matching = len(within.invars) == len(taken) and len(within.outvars) == len(wanted)
         first = taken if matching else [True] * len(within.invars)

@@ -21,7 +21,7 @@ from camlucida.engines.kept import Kept
 from camlucida.engines.keras_engine import Explained, Gradients, KerasEngine, Passed, Run, Shapes
 from camlucida.engines.keras_steps import Body, flattened, tensor
 from camlucida.trees import leaves, signature
-from camlucida.types import Array, Need, Rule
+from camlucida.types import Array, Rule
 from camlucida.xp import Xp
 
 
@@ -29,7 +29,6 @@ class KerasTensorFlow(KerasEngine):
     """A Keras model on TensorFlow."""
 
     backend = "tensorflow"
-    serves = KerasEngine.serves | {Need.RULES, Need.RELEVANCE, Need.DEEPLIFT}
     xp = cast(Xp, keras_tensorflow_xp)
 
     def __init__(self, model: Any) -> None:

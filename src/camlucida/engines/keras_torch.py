@@ -18,14 +18,13 @@ from camlucida.engines.torch_deeplift import Lifted
 from camlucida.engines.torch_gradients import Cut
 from camlucida.engines.torch_relevance import rules_of
 from camlucida.trees import mapped
-from camlucida.types import Array, Need, Rule
+from camlucida.types import Array, Rule
 
 
 class KerasTorch(KerasEngine):
     """A Keras model on torch."""
 
     backend = "torch"
-    serves = KerasEngine.serves | {Need.RULES, Need.RELEVANCE, Need.DEEPLIFT}
 
     def _run(self, key: Hashable, inputs: Any, data: list[Array], body: Body) -> Any:
         return body(mapped(tensor, inputs), [keras.ops.convert_to_tensor(x) for x in data])

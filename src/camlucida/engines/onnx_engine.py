@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from camlucida.engines import ends, host
 from camlucida.engines.base import (
+    HEADS,
     INPUT,
     Altered,
     Anatomy,
@@ -51,7 +52,7 @@ class Onnx(StudyingEngine[OnnxAnatomy]):
 
     backend = "onnx"
     subject = "a model in ONNX"
-    serves = frozenset({Need.WEIGHTS, Need.HEAD, Need.ACTIVATIONS, Need.GRID, Need.IMAGE, Need.SCORES, Need.TAIL})
+    serves = HEADS | {Need.ACTIVATIONS, Need.GRID, Need.IMAGE, Need.SCORES, Need.TAIL}
 
     def __init__(self, model: OnnxModel) -> None:
         """Take a network; nothing is run yet."""

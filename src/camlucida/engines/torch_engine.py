@@ -41,7 +41,6 @@ from camlucida.targets import BoundTarget
 from camlucida.trees import mapped, signature
 from camlucida.types import Array, Differentiated, Evidence, Need, Score
 
-_RULED = frozenset({Need.RULES, Need.RELEVANCE, Need.DEEPLIFT})
 _CLOSED = frozenset({Need.IMAGE, Need.SCORES})
 
 
@@ -58,7 +57,7 @@ class Torch(AttendingEngine[TorchAnatomy]):
         self._repeated: Kept[bool] = Kept()
         self._weighted: Kept[tuple[str, ...]] = Kept()
         self._closed = isinstance(model, torch.jit.ScriptModule)  # no hook reaches into it
-        self.serves = _CLOSED if self._closed else OPEN | _RULED
+        self.serves = _CLOSED if self._closed else OPEN
 
     @property
     def subject(self) -> str:

@@ -15,6 +15,7 @@ GIVES = {
     Need.HEAD: "the linear layers behind a layer",
     Need.ACTIVATIONS: "the activations of a layer",
     Need.GRADIENT: "the gradient of the score",
+    Need.LINEAR_GRADIENT: "the gradient of the score, as the linear layers behind a layer say it",
     Need.CURVATURE: "the second derivative of the score",
     Need.GRID: "the places of a layer",
     Need.IMAGE: "the image",

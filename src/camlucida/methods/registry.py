@@ -184,7 +184,7 @@ class Configured:
     """A method with its variant and options settled: hashable, and callable as its formula.
 
     Args:
-        headed: whether a linear head follows the layer, of whose weights the gradient is made.
+        headed: whether a linear head follows the layer, which says the gradient.
     """
 
     method: Method
@@ -206,10 +206,7 @@ class Configured:
     @property
     def needs(self) -> frozenset[Need]:
         """What its formula takes within a pass."""
-        taken = frozenset(self.method.takes)
-        if self.headed:
-            taken = taken - {Need.GRADIENT} | {Need.WEIGHTS, Need.ACTIVATIONS}
-        return taken | ({Need.ACTIVATIONS} if self.method.gives == "weights" else frozenset())
+        return frozenset(self._takes) | ({Need.ACTIVATIONS} if self.method.gives == "weights" else frozenset())
 
     @property
     def score(self) -> Score:
@@ -242,17 +239,18 @@ class Configured:
 
     def __call__(self, given: Mapping[Need, Any], xp: Any) -> Any:
         """The formula's result: a raw map ``(B, U)``, or the generator of a probing method."""
-        if self.headed:
-            W, A = given[Need.WEIGHTS], given[Need.ACTIVATIONS]
-            given = {**given, Need.GRADIENT: xp.zeros_like(A) + W[:, None, :] / A.shape[1]}
-        result = self.method.formula(
-            *(given[need] for need in self.method.takes), xp, **self._settings(self.method.formula)
-        )
+        result = self.method.formula(*(given[need] for need in self._takes), xp, **self._settings(self.method.formula))
         if self.method.gives != "weights":
             return result
         if inspect.isgenerator(result):
             return self._weighed(result, given, xp)
         return self._combined(result, given, xp)
+
+    @property
+    def _takes(self) -> tuple[Need, ...]:
+        """What its formula takes, in the order of its parameters."""
+        instead = {Need.GRADIENT: Need.LINEAR_GRADIENT} if self.headed else {}
+        return tuple(instead.get(need, need) for need in self.method.takes)
 
     def _weighed(self, asking: Any, given: Mapping[Need, Any], xp: Any) -> Any:
         weights = yield from asking
