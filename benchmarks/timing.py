@@ -1,5 +1,6 @@
 """Ratios measured side by side: everything is timed in turn, round by round, in one process."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -9,13 +10,17 @@ Times = Mapping[str, list[float]]
 
 
 def timed(contenders: Mapping[str, Callable[[], object]], rounds: int) -> Times:
-    """Time everything once in each round, every other round backwards, after two runs of each that are not counted."""
+    """Time everything once in each round, every other round backwards, after two runs of each that are not counted.
+
+    Garbage that one leaves is collected before the next.
+    """
     for run in contenders.values():
         run()
         run()
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
         for name in contenders if number % 2 else reversed(contenders):
+            gc.collect()
             started = time.perf_counter()
             contenders[name]()
             times[name].append(time.perf_counter() - started)
