@@ -7,7 +7,9 @@ import contextlib
 
 import numpy as np
 
-from camlucida.engines.base import INPUT, Anatomy, Measured, blended, masks_over, raw_maps
+from camlucida.engines.base import INPUT, Anatomy
+from camlucida.engines.made import Measured, raw_maps
+from camlucida.engines.masked import blended, masks_over
 from camlucida.trees import mapped
 from camlucida.types import Evidence, Head, LayerInfo, Need
 

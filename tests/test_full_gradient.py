@@ -13,7 +13,8 @@ import camlucida as cl
 from camlucida import plan, targets
 from camlucida.asks import Decomposed, Laid
 from camlucida.engines import Request, engine_for
-from camlucida.engines.base import INPUT, Decomposition, Term, spread
+from camlucida.engines.base import INPUT, Decomposition, Term
+from camlucida.engines.made import spread
 from camlucida.errors import ConditionError, RequestError
 from camlucida.methods import configure, full_gradient
 from data import path

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.engines import Engine
-from camlucida.engines.base import image_size
+from camlucida.engines.masked import image_size
 from camlucida.trees import leaves, mapped
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from camlucida import plan
 from camlucida.asks import Laid
 from camlucida.engines import Engine
-from camlucida.engines.base import image_of, image_size
+from camlucida.engines.masked import image_of, image_size
 from camlucida.probing import Progress
 from camlucida.trees import mapped
 from camlucida.types import Array, Evidence

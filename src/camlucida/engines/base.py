@@ -1,20 +1,14 @@
 """What every engine offers, and the arithmetic that all engines share."""
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from camlucida import maps
 from camlucida.engines.attention import Attended, Attending
-from camlucida.engines.ends import Activation
-from camlucida.engines.readout import LinearReadout, class_weights
 from camlucida.targets import BoundTarget
-from camlucida.trees import leaves
-from camlucida.types import Array, Evidence, Formula, Grid, Head, LayerInfo, Need, Rule, Score
-from camlucida.xp import Xp
+from camlucida.types import Array, Evidence, Formula, Grid, LayerInfo, Need, Rule, Score
 
 INPUT = ""
 """What stands in the place of a path where the image that goes into the model is meant, and no layer."""
@@ -274,107 +268,3 @@ class Engine(Protocol):
             UnknownNameError: a layer is not there, or has no weights.
         """
         ...
-
-
-def image_of(inputs: Any) -> Array:
-    """The image among several inputs: the one with the most axes."""
-    return max(leaves(inputs), key=lambda x: len(x.shape))
-
-
-def flat_image(image: Array, channels_first: bool, xp: Xp) -> Array:
-    """An image ``(B, ...)`` as ``(B, U, C)``: its places with their channels, of which numbers ``(B, U)`` have one."""
-    size = image_size(tuple(image.shape[1:]), channels_first)
-    moved = xp.moveaxis(image, 1, -1) if channels_first and len(size) < len(image.shape) - 1 else image
-    return xp.reshape(moved, (-1, math.prod(size), math.prod(image.shape[1:]) // math.prod(size)))
-
-
-def image_size(shape: Grid, channels_first: bool) -> Grid:
-    """How the locations of an image ``(*size, C)`` or ``(C, *size)`` lie; of one without channels, its numbers do."""
-    if len(shape) == 1:
-        return shape
-    return shape[1:] if channels_first else shape[:-1]
-
-
-def masks_over(shape: Grid, masks: Array, probes: Probes, channels_first: bool, xp: Xp) -> Array:
-    """The masks of probes as they multiply images ``(M, *shape)``: at their size, one value for all channels.
-
-    Args:
-        shape: that of one image, with its channels.
-        masks: those of `probes`, as an array of the framework at work.
-    """
-    size = image_size(shape, channels_first)
-    channels = len(shape) - len(size)
-    sized = maps.masks(masks, probes.grid, size, xp, scaled=probes.scaled)
-    return xp.reshape(sized, (-1, *(1,) * channels, *size) if channels_first else (-1, *size, *(1,) * channels))
-
-
-def blended(images: Array, masks: Array, base: Array | None) -> Array:
-    """Images where masks are 1, and the base (or zeros) where they are 0."""
-    return images * masks if base is None else images * masks + base * (1 - masks)
-
-
-def spread(t: Array, xp: Xp) -> Array:
-    """``Σ_k ψ(t)_uk`` of values ``(B, U, K)``, ``(B, U)``: ``ψ(t) = (|t| - min |t|) / (max |t| - min |t|)``.
-
-    Minimum and maximum are over all places and channels; where they are equal, it is 0 (Srinivas and Fleuret 2019).
-    """
-    sizes = xp.abs(t)
-    least, greatest = (extreme(sizes, axis=(1, 2), keepdims=True)[..., 0] for extreme in (xp.min, xp.max))
-    return maps.divide(xp.sum(sizes, axis=-1) - t.shape[-1] * least, greatest - least, xp)
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What a pass yields for its formulas, on the device.
-
-    Args:
-        A: per layer, activations ``(B, U, K)``.
-        chosen: per target, the classes that it means, ``(B, n)``.
-        G: per layer and target, the gradient of the score, ``(B, U, K)``.
-        H_A: per layer and target, the Hessian of the score times the activations, ``(B, U, K)``.
-        heads: per layer, the linear head behind it.
-        grids: per layer, how its places lie.
-        ending: how the model ends.
-    """
-
-    A: Mapping[str, Array]
-    chosen: Sequence[Array]
-    G: Mapping[tuple[str, int], Array] = field(default_factory=dict)
-    H_A: Mapping[tuple[str, int], Array] = field(default_factory=dict)
-    heads: Mapping[str, Head] = field(default_factory=dict)
-    grids: Mapping[str, Grid] = field(default_factory=dict)
-    ending: Activation = "none"
-
-
-def raw_maps(request: Request, measured: Measured, xp: Xp) -> list[Any]:
-    """What the formulas of a request make of one pass, in the order of its jobs."""
-
-    @functools.cache
-    def given(layer: str, t: int, need: Need) -> Any:
-        target, chosen = request.targets[t], measured.chosen[t]
-        match need:
-            case Need.ACTIVATIONS:
-                return measured.A[layer]
-            case Need.GRADIENT:
-                return measured.G[layer, t]
-            case Need.CURVATURE:
-                return measured.H_A[layer, t]
-            case Need.GRID:
-                return measured.grids[layer]
-            case Need.WEIGHTS:
-                return class_weights(measured.heads[layer].weights, target, chosen, xp)
-            case Need.LINEAR_GRADIENT:
-                A = measured.A[layer]
-                return xp.zeros_like(A) + given(layer, t, Need.WEIGHTS)[:, None, :] / A.shape[1]
-            case _:
-                return LinearReadout(measured.heads[layer], target, chosen, request.scores[t], measured.ending, xp)
-
-    return [job.formula({need: given(*job[:2], need) for need in job.formula.needs}, xp) for job in request.jobs]
-
-
-def score_both(
-    target: BoundTarget, logits: Array, probabilities: Array | None, chosen: Array, xp: Xp
-) -> dict[Score, Array]:
-    """A target's score of the logits and of the probabilities, ``(B,)`` each; without the latter, the former twice."""
-    logit = target.score(logits, chosen, xp)
-    return {"logit": logit, "probability": logit if probabilities is None else target.score(probabilities, chosen, xp)}

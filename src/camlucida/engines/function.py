@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.engines import ends, host
-from camlucida.engines.base import Anatomy, Probes, Request, image_of
+from camlucida.engines.base import Anatomy, Probes, Request
 from camlucida.engines.kept import Kept
+from camlucida.engines.masked import image_of
 from camlucida.engines.randomised import fixed
 from camlucida.errors import CamlucidaError, ConditionError, RequestError, one_line
 from camlucida.trees import count, mapped, signature

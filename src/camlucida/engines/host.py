@@ -7,8 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.engines import ends
-from camlucida.engines.base import Measured, Probes, Request, blended, image_of, masks_over, raw_maps, score_both
+from camlucida.engines.base import Probes, Request
 from camlucida.engines.ends import Activation
+from camlucida.engines.made import Measured, raw_maps, score_both
+from camlucida.engines.masked import blended, image_of, masks_over
 from camlucida.trees import mapped
 from camlucida.types import Array, Evidence, Grid, Head, Score
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import keras
 
-from camlucida.engines.base import INPUT, Anatomy, flat_image, image_of, image_size
+from camlucida.engines.base import INPUT, Anatomy
 from camlucida.engines.choice import stages
 from camlucida.engines.keras_dry_run import DryRun, dry_run, pick_output
 from camlucida.engines.keras_end import End, check_head, find_end, linear_head
+from camlucida.engines.masked import flat_image, image_of, image_size
 from camlucida.engines.studied import OutputAnatomy
 from camlucida.types import Array, Grid, LayerInfo
 

@@ -21,12 +21,13 @@ from camlucida.engines.attention import (
     not_met,
     not_moved,
 )
-from camlucida.engines.base import image_of, image_size, score_both
 from camlucida.engines.choice import Call
 from camlucida.engines.keras_anatomy import KerasAnatomy
 from camlucida.engines.keras_calls import Handler
 from camlucida.engines.keras_dry_run import DryRun, dry_run
 from camlucida.engines.keras_forward import Tap, forward
+from camlucida.engines.made import score_both
+from camlucida.engines.masked import image_of, image_size
 from camlucida.engines.tokens import patches
 from camlucida.trees import mapped
 from camlucida.types import Array, Differentiated, Score

@@ -11,10 +11,12 @@ from typing import Any
 import keras
 from keras import layers
 
-from camlucida.engines.base import INPUT, Decomposition, Request, Term, image_of, score_both, spread
+from camlucida.engines.base import INPUT, Decomposition, Request, Term
 from camlucida.engines.keras_anatomy import KerasAnatomy
 from camlucida.engines.keras_calls import Handler, intercepted, with_activation
 from camlucida.engines.keras_dry_run import called, named_outputs, pick_output
+from camlucida.engines.made import score_both, spread
+from camlucida.engines.masked import image_of
 from camlucida.errors import ConditionError
 from camlucida.trees import leaves, mapped
 from camlucida.types import Array

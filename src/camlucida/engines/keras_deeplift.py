@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 
-from camlucida.engines.base import image_of
 from camlucida.engines.keras_forward import Tap
+from camlucida.engines.masked import image_of
 from camlucida.trees import mapped
 from camlucida.types import Array
 

@@ -16,16 +16,7 @@ import numpy as np
 from camlucida.engines import ends, keras_biases, keras_weights
 from camlucida.engines.attending import AttendingEngine
 from camlucida.engines.attention import Attending, Blocks, Look
-from camlucida.engines.base import (
-    OPEN,
-    Altered,
-    Decomposition,
-    Measured,
-    Probes,
-    Request,
-    raw_maps,
-    score_both,
-)
+from camlucida.engines.base import OPEN, Altered, Decomposition, Probes, Request
 from camlucida.engines.by_layer import by_layer, joined
 from camlucida.engines.kept import Kept
 from camlucida.engines.keras_anatomy import KerasAnatomy, find_head, study
@@ -36,6 +27,7 @@ from camlucida.engines.keras_forward import Tap, forward
 from camlucida.engines.keras_probes import masked_scores
 from camlucida.engines.keras_steps import Body
 from camlucida.engines.keras_tail import altered_scores, broadcasts, check_shape
+from camlucida.engines.made import Measured, raw_maps, score_both
 from camlucida.engines.randomised import of_layers, shuffled
 from camlucida.errors import ConditionError
 from camlucida.trees import count, mapped, signature

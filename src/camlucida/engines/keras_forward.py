@@ -6,11 +6,12 @@ from typing import Any
 
 import keras
 
-from camlucida.engines.base import INPUT, image_of
+from camlucida.engines.base import INPUT
 from camlucida.engines.choice import Call
 from camlucida.engines.keras_calls import Handler, intercepted
 from camlucida.engines.keras_dry_run import called, named_outputs, pick_output
 from camlucida.engines.keras_end import End
+from camlucida.engines.masked import image_of
 from camlucida.errors import ConditionError
 from camlucida.trees import mapped
 from camlucida.types import Array

@@ -5,9 +5,11 @@ from typing import Any
 
 import keras
 
-from camlucida.engines.base import Probes, image_of, masks_over, score_both
+from camlucida.engines.base import Probes
 from camlucida.engines.keras_anatomy import KerasAnatomy
 from camlucida.engines.keras_forward import forward
+from camlucida.engines.made import score_both
+from camlucida.engines.masked import image_of, masks_over
 from camlucida.trees import mapped
 from camlucida.types import Array, Score
 from camlucida.xp import Xp

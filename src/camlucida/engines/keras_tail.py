@@ -7,10 +7,11 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from camlucida.engines.base import Altered, score_both
+from camlucida.engines.base import Altered
 from camlucida.engines.keras_anatomy import KerasAnatomy
 from camlucida.engines.keras_forward import Tap, forward
 from camlucida.engines.keras_steps import tensor
+from camlucida.engines.made import score_both
 from camlucida.errors import RequestError
 from camlucida.trees import mapped
 from camlucida.types import Array, Score

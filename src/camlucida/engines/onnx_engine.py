@@ -9,20 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camlucida.engines import ends, host
-from camlucida.engines.base import (
-    HEADS,
-    INPUT,
-    Altered,
-    Anatomy,
-    Probes,
-    Request,
-    flat_image,
-    image_of,
-    image_size,
-    score_both,
-)
+from camlucida.engines.base import HEADS, INPUT, Altered, Anatomy, Probes, Request
 from camlucida.engines.choice import stages
 from camlucida.engines.kept import Kept
+from camlucida.engines.made import score_both
+from camlucida.engines.masked import flat_image, image_of, image_size
 from camlucida.engines.onnx_dry_run import DryRun, addressed, dry_run, flat
 from camlucida.engines.onnx_end import End, find_end, linear_head
 from camlucida.engines.onnx_model import OnnxModel

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from camlucida.engines import ends, torch_xp
-from camlucida.engines.base import INPUT, Anatomy, flat_image, image_of, image_size
+from camlucida.engines.base import INPUT, Anatomy
 from camlucida.engines.choice import Call, handle, stages
+from camlucida.engines.masked import flat_image, image_of, image_size
 from camlucida.engines.studied import OutputAnatomy
 from camlucida.engines.torch_dry_run import dry_run
 from camlucida.engines.torch_end import End, find_end, head_weights, linear_head

@@ -25,8 +25,8 @@ from camlucida.engines.attention import (
     not_met,
     not_moved,
 )
-from camlucida.engines.base import score_both
 from camlucida.engines.choice import Call
+from camlucida.engines.made import score_both
 from camlucida.engines.tokens import patches
 from camlucida.engines.torch_anatomy import TorchAnatomy
 from camlucida.engines.torch_calls import Functions

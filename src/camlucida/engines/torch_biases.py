@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from camlucida.engines import torch_xp
-from camlucida.engines.base import INPUT, Decomposition, Request, Term, image_of, score_both, spread
+from camlucida.engines.base import INPUT, Decomposition, Request, Term
+from camlucida.engines.made import score_both, spread
+from camlucida.engines.masked import image_of
 from camlucida.engines.torch_anatomy import TorchAnatomy
 from camlucida.engines.torch_calls import Functions
 from camlucida.engines.torch_forward import forward

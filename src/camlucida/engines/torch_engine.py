@@ -13,20 +13,12 @@ import torch
 from camlucida.engines import torch_weights, torch_xp
 from camlucida.engines.attending import AttendingEngine
 from camlucida.engines.attention import Attending, Blocks, Look
-from camlucida.engines.base import (
-    OPEN,
-    Altered,
-    Decomposition,
-    Probes,
-    Request,
-    blended,
-    image_of,
-    masks_over,
-    score_both,
-)
+from camlucida.engines.base import OPEN, Altered, Decomposition, Probes, Request
 from camlucida.engines.by_layer import by_layer, joined
 from camlucida.engines.choice import Call
 from camlucida.engines.kept import Kept
+from camlucida.engines.made import score_both
+from camlucida.engines.masked import blended, image_of, masks_over
 from camlucida.engines.randomised import fixed, of_layers, shuffled
 from camlucida.engines.torch_anatomy import TorchAnatomy, find_head, study
 from camlucida.engines.torch_attention import find_blocks, looked

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from camlucida.engines import ends, torch_xp
-from camlucida.engines.base import Measured, Request, raw_maps, score_both
+from camlucida.engines.base import Request
 from camlucida.engines.choice import Call
+from camlucida.engines.made import Measured, raw_maps, score_both
 from camlucida.engines.torch_anatomy import TorchAnatomy
 from camlucida.engines.torch_deeplift import Lifted, doubled, with_baseline
 from camlucida.engines.torch_end import head_weights

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from camlucida.engines.base import INPUT, image_of
+from camlucida.engines.base import INPUT
 from camlucida.engines.choice import Call
+from camlucida.engines.masked import image_of
 from camlucida.engines.torch_calls import After, Functions, hooked
 from camlucida.engines.torch_end import End
 from camlucida.engines.torch_outputs import Which, called, pick_output, tensors_of
