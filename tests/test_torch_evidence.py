@@ -14,7 +14,8 @@ from torch import nn  # noqa: E402
 import camlucida as cl  # noqa: E402
 from asking import Given, Read, everything, request, seen  # noqa: E402
 from camlucida.engines import Probes, engine_for  # noqa: E402
-from camlucida.engines.base import INPUT, image_of  # noqa: E402
+from camlucida.engines.base import INPUT  # noqa: E402
+from camlucida.engines.masked import image_of  # noqa: E402
 from camlucida.errors import ConditionError  # noqa: E402
 from camlucida.trees import mapped  # noqa: E402
 from camlucida.types import Need  # noqa: E402
