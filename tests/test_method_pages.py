@@ -182,7 +182,7 @@ def test_what_is_uncertain_is_said(name):
     method, told = methods()[name], facts(methods()[name])
     assert told.get("uncertain", "") == method.uncertain
     assert ("variants" in told) == method.differs
-    assert ("closed form" in told) == method.headed
+    assert ("closed form" in told) == method.has_closed_form
     assert all(told.values())
 
 

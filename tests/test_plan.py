@@ -560,7 +560,7 @@ def test_it_needs_nothing_that_only_the_open_form_asks_for(engine):
     assert engine.forwards == 1
 
 
-GRADIENTS = [name for name, m in methods().items() if m.headed and m.closed is None]
+GRADIENTS = [name for name, m in methods().items() if m.has_closed_form and m.closed is None]
 """What is made of activations and gradients at one layer alone."""
 
 

@@ -1,6 +1,7 @@
 """What a request needs, as passes: one pass for all methods, targets and layers, then the probes, in batches."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,8 +97,9 @@ def run(
     Raises:
         ImageError: the model answers an image with something that is no number.
     """
+    headed = functools.cache(lambda where: engine.headed(where, inputs, order.output))
     parts = [
-        _Part((where, t, method), *_settled(engine, inputs, order, where, t, method))
+        _Part((where, t, method), *_settled(engine, headed, order, where, t, method))
         for method, places in order.methods.items()
         for t in range(len(order.targets))
         for where in places
@@ -141,7 +143,7 @@ class _Part:
 
 
 def _settled(
-    engine: Engine, inputs: Any, order: Order, where: Where, t: int, method: Configured
+    engine: Engine, headed: Callable[[str], bool], order: Order, where: Where, t: int, method: Configured
 ) -> tuple[Configured, tuple[BoundTarget, Score]]:
     """The formula to use, its closed form where there is one, and what it explains; one for all if that is the same."""
     if method.method.agnostic:
@@ -153,7 +155,7 @@ def _settled(
     closed = method.closed
     if closed and isinstance(where, str) and isinstance(target, Classes):
         covered = kind == "logit" or Need.HEAD in closed.needs
-        if covered and engine.headed(where, inputs, order.output):
+        if covered and headed(where):
             return closed, (target, kind)
     if not method.method.needs <= engine.serves:
         raise _refusal(engine, method)

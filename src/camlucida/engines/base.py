@@ -1,4 +1,4 @@
-"""What every engine offers, and the arithmetic that all engines share."""
+"""What every engine offers, and what is asked of it."""
 
 import math
 from collections.abc import Mapping, Sequence

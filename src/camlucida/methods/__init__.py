@@ -2,7 +2,9 @@
 
 import importlib
 
-from camlucida.methods.registry import FAMILIES, VARIANTS, Configured, Method, Variant, configure, find, methods
+from camlucida.methods.configured import Configured
+from camlucida.methods.definition import VARIANTS, Method, Variant
+from camlucida.methods.registry import FAMILIES, configure, find, methods
 
 for family in FAMILIES:
     importlib.import_module(f"{__name__}.{family}")

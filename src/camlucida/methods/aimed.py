@@ -1,7 +1,8 @@
 """Gradient methods that explain another score than the one of the class alone."""
 
 from camlucida.domains import number, whole, word
-from camlucida.methods.registry import Variant, method
+from camlucida.methods.definition import Variant
+from camlucida.methods.registry import method
 from camlucida.targets import Classes, Contrast, Finer, Rest
 from camlucida.targets.compared import BASES, Base
 from camlucida.types import Array

@@ -10,7 +10,8 @@ import numpy as np
 from camlucida.asks import Attended, Attention, Laid
 from camlucida.domains import whole
 from camlucida.maps import rectify
-from camlucida.methods.registry import Variant, method
+from camlucida.methods.definition import Variant
+from camlucida.methods.registry import method
 from camlucida.types import Array, Need
 from camlucida.xp import Xp
 

@@ -1,6 +1,6 @@
 """What there is to say of a method in words: the command line and the documentation show it, both from here."""
 
-from camlucida.methods.registry import Method
+from camlucida.methods.definition import Method
 from camlucida.proofs import IDENTITIES
 from camlucida.types import Need
 
@@ -65,7 +65,7 @@ def looks_at(method: Method) -> str:
 
 def closed_form(method: Method) -> str:
     """Where it has one, and of what."""
-    if not method.headed:
+    if not method.has_closed_form:
         return ""
     of = "" if method.closed and Need.HEAD in method.closed.needs else "for the logit of a class, "
     return f"{of}where {HEADED} follow the layer: 1 F"

@@ -1,7 +1,8 @@
 """Methods that weigh channels by the gradient of the score with respect to the activations."""
 
 from camlucida.maps import divide, rectify
-from camlucida.methods.registry import Variant, method
+from camlucida.methods.definition import Variant
+from camlucida.methods.registry import method
 from camlucida.types import Array
 from camlucida.xp import Xp
 

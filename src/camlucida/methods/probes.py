@@ -8,7 +8,8 @@ from camlucida.asks import Masks
 from camlucida.domains import number, whole
 from camlucida.errors import RequestError
 from camlucida.maps import combine, softmax
-from camlucida.methods.registry import Variant, method
+from camlucida.methods.definition import Variant
+from camlucida.methods.registry import method
 from camlucida.types import Array, Need
 from camlucida.xp import Xp
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from camlucida.asks import Laid, Seen, Views
 from camlucida.domains import number, whole
 from camlucida.maps import divide, resize
-from camlucida.methods.registry import Variant, method
+from camlucida.methods.definition import Variant
+from camlucida.methods.registry import method
 from camlucida.methods.sampling import along, noisy, portions
 from camlucida.types import Array, Grid, Need
 from camlucida.xp import Xp
