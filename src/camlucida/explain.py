@@ -2,28 +2,23 @@
 
 import contextlib
 import functools
-import itertools
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from camlucida import plan, smoothing, targets
-from camlucida.answer import Answer, TargetInfo
 from camlucida.engines import Anatomy, Engine, engine_for
 from camlucida.errors import RequestError, UnknownNameError
 from camlucida.explanation import Explanation
 from camlucida.explanations import Explanations
 from camlucida.given import Given, from_pictures, from_ready, noise, prepared, resized
-from camlucida.grading import Scene, Subject
+from camlucida.grading import Scene
 from camlucida.methods import Configured, configure
 from camlucida.models import LoadedModel, load_model
 from camlucida.models.labels import index_of
-from camlucida.notes import chosen_note, empty_note, method_notes
 from camlucida.probing import Progress
+from camlucida.results import Setting
 from camlucida.sights import sights
 from camlucida.targets import BoundTarget
 from camlucida.trees import count
@@ -132,27 +127,13 @@ class Explainer:
         }
         places = {method: tuple(dict.fromkeys(w for s in each for w in s.places)) for method, each in seeing.items()}
         order = plan.Order(places, tuple(bound), self.score, output)
+        setting = Setting(self.loaded.name, self.engine.backend, labels, given, anatomy, seeing)
         items: list[Explanation] = []
         for cut, inputs, part in plan.batches(given.inputs, order, self.batch_size):
-            evidence, raws = smoothing.run(
+            evidence, laid = smoothing.run(
                 self.engine, inputs, part, batch_size=self.batch_size, progress=progress, first=cut.start
             )
-            scene = self._scene(given, cut, inputs, part, evidence)
-            for row in range(count(inputs)):
-                answer = Answer(
-                    position=cut.start + row,
-                    model=self.loaded.name,
-                    backend=self.engine.backend,
-                    outputs=evidence.outputs[row],
-                    probabilities=None if evidence.probabilities is None else evidence.probabilities[row],
-                    labels=labels,
-                    **given.frame(cut.start + row),
-                )
-                for t, method in itertools.product(range(len(bound)), self.methods):
-                    for sight in seeing[method]:
-                        seen = sight.seen(raws, row, t, method)
-                        subject = Subject(scene, row, t, method, sight, seen, answer.size)
-                        items.append(_explanation(subject, answer, given, evidence, anatomy))
+            items += setting.explanations(self._scene(given, cut, inputs, part, evidence), laid)
         return items
 
     def _scene(self, given: Given, cut: slice, inputs: Any, order: plan.Order, evidence: Evidence) -> Scene:
@@ -255,43 +236,6 @@ def _methods(
         if option not in known:
             raise UnknownNameError("option", option, known or {"method"})
     return chosen
-
-
-def _explanation(subject: Subject, answer: Answer, given: Given, evidence: Evidence, anatomy: Anatomy) -> Explanation:
-    method, sight, seen, order = subject.method, subject.sight, subject.seen, subject.scene.order
-    kind = order.score_of(method)
-    strengths = (evidence.strength.get((path, subject.number)) for path in sight.paths)
-    notes = [
-        *given.notes,
-        *(given.pictures[answer.position].notes if given.pictures else ()),
-        *(chosen_note(anatomy) if sight.chosen else ()),
-        *anatomy.notes,
-        *(anatomy.logit_notes if kind == "logit" else ()),
-        *method_notes(method, seen.raw),
-        *seen.notes,
-        *empty_note(seen.raw, seen.parts, method, kind, [s[subject.row] for s in strengths if s is not None]),
-    ]
-    info = _info(order.targets[subject.number], subject.classes[0], answer)
-    p = answer.probabilities
-    return Explanation(
-        raw=seen.raw,
-        method=method.label,
-        layer=sight.name,
-        target=info,
-        score=float(evidence.scores[subject.number][kind][subject.row]),
-        probability=None if info.index is None or p is None or p.ndim != 1 else float(p[info.index]),
-        answer=answer,
-        notes=tuple(notes),
-        pixels=seen.values if method.method.gives == "pixels" else None,
-        channels=seen.values if method.method.gives == "channels" else None,
-        floor=subject.floor,
-        subject=subject,
-    )
-
-
-def _info(target: BoundTarget, chosen: NDArray[np.int32], answer: Answer) -> TargetInfo:
-    label = target.label([answer.label(int(index)) for index in chosen])
-    return TargetInfo(int(chosen[0]) if len(chosen) == 1 else None, label)
 
 
 @contextlib.contextmanager

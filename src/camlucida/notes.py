@@ -10,11 +10,14 @@ from camlucida.methods import Configured
 from camlucida.types import Need, Score
 
 
-def chosen_note(anatomy: Anatomy) -> Iterator[str]:
-    """Which layer was chosen, and why."""
+def layer_notes(anatomy: Anatomy, kind: Score, *, chosen: bool) -> Iterator[str]:
+    """Which layer was chosen, if one was, and why; what was assumed of the model's end."""
     for layer in anatomy.layers:
-        if layer.chosen:
+        if chosen and layer.chosen:
             yield f"layer {layer.path!r} was chosen: {layer.reason}"
+    yield from anatomy.notes
+    if kind == "logit":
+        yield from anatomy.logit_notes
 
 
 def method_notes(method: Configured, raw: NDArray[np.float32]) -> Iterator[str]:
