@@ -123,11 +123,18 @@ def test_a_preprocessing_of_colours_for_a_grey_network_is_refused():
         given.from_pictures(loaded(grey=True, preprocessing=PREPROCESSINGS["torch"]), PICTURES)
 
 
+def test_numbers_may_be_too_large_to_be_added_up():
+    huge = np.full((2, 3), 3e38, "float32")
+    np.testing.assert_array_equal(given.from_ready(loaded(preprocessing=None), huge).inputs, huge)
+
+
 def test_ready_inputs_that_are_refused():
     with pytest.raises(errors.RequestError, match="ready inputs need one first axis"):
         given.from_ready(loaded(), (torch.zeros(2, 3, 4, 4), torch.zeros(3, 3, 4, 4)))
     with pytest.raises(errors.ImageError, match="image 1 holds values that are no numbers"):
         given.from_ready(loaded(), torch.tensor([[0.0], [float("nan")]]))
+    with pytest.raises(errors.ImageError, match="image 0 holds values that are no numbers"):
+        given.from_ready(loaded(), np.array([[np.inf, -np.inf], [0.0, 0.0]]))
     with pytest.raises(errors.RequestError, match="is an array"):
         given.from_ready(loaded(), "picture.png")
     with pytest.raises(errors.RequestError, match="give its inputs ready"):

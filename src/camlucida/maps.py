@@ -118,10 +118,13 @@ def resize(m: Array, grid: Grid, size: Grid, xp: Xp) -> Array:
     for axis, (old, new) in enumerate(zip(grid, size, strict=True), start=1):
         if old == new:
             continue
+        along = _interpolation(old, new)
         if axis == len(grid):
-            m = xp.matmul(m, _interpolation(old, new))
+            m = xp.matmul(m, along)
+        elif axis == len(grid) - 1:
+            m = xp.matmul(along.T, m)
         else:
-            m = xp.moveaxis(xp.matmul(xp.moveaxis(m, axis, -1), _interpolation(old, new)), -1, axis)
+            m = xp.moveaxis(xp.matmul(xp.moveaxis(m, axis, -1), along), -1, axis)
     return m
 
 

@@ -35,4 +35,4 @@ def signature(tree: Any) -> Hashable:
         return tuple((key, signature(value)) for key, value in tree.items())
     if isinstance(tree, list | tuple):
         return tuple(signature(value) for value in tree)
-    return tree.shape[1:], tree.dtype.name
+    return tree.shape[1:], tree.dtype

@@ -36,8 +36,11 @@ def cumsum(x: Array, axis: int) -> Array:
 
 def matmul(a: Array, b: Array) -> Array:
     """Matrix product; a NumPy matrix is brought to where the tensor is."""
-    other = b if isinstance(b, torch.Tensor) else torch.tensor(b, dtype=a.dtype, device=a.device)
-    return torch.matmul(a, other)
+    if not isinstance(a, torch.Tensor):
+        a = torch.tensor(a, dtype=b.dtype, device=b.device)
+    if not isinstance(b, torch.Tensor):
+        b = torch.tensor(b, dtype=a.dtype, device=a.device)
+    return torch.matmul(a, b)
 
 
 def max(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
