@@ -98,7 +98,7 @@ def find_head(model: Any, inputs: Any, output: Which, path: str) -> list[Call]:
     run, _, _ = dry_run(model, inputs, output)
     end = find_end(run)
     layer = _addressed(run)[path]
-    chain = linear_head(run, layer, end)
+    chain = [weakly(call) for call in linear_head(run, layer, end)]
     kept = {}
 
     def tap(name: str, tensor: Any) -> Any:
@@ -112,4 +112,4 @@ def find_head(model: Any, inputs: Any, output: Which, path: str) -> list[Call]:
         logits = logits[:, 1:]
     if not ends.is_head(*(x.cpu().numpy() for x in (A, head.weights, head.bias, logits))):
         raise ends.no_head(path, "what lies between it and the output is not linear")
-    return [weakly(call) for call in chain]
+    return chain

@@ -20,6 +20,8 @@ Before = Callable[[Any, tuple[Any, ...], dict[str, Any]], None]
 After = Callable[[Any, Any], Any]
 """Called with a module and its result; what it returns goes on through the network."""
 
+_RECURRENT = ("gru", "lstm", "rnn_relu", "rnn_tanh")
+
 _hooks, _flags = threading.Lock(), threading.Lock()
 _within: dict[Any, int] = {}
 """Modules in training mode, by how many explanations have set that aside at the moment; models may share modules."""
@@ -36,6 +38,18 @@ def unwrapped(model: Any) -> Any:
 def is_compiled(model: Any) -> bool:
     """Whether this is what ``torch.compile`` makes of a module; told by its name, since importing dynamo is slow."""
     return type(model).__name__ == "OptimizedModule" and hasattr(model, "_orig_mod")
+
+
+def all_modules(model: Any) -> list[Any]:
+    """The model and every module inside it, each once; torch's own generator takes three times as long."""
+    found: dict[Any, None] = {}
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        if module is not None and module not in found:
+            found[module] = None
+            waiting.extend(module._modules.values())
+    return list(found)
 
 
 def modules(model: Any) -> dict[str, Any]:
@@ -94,7 +108,24 @@ class Functions(TorchFunctionMode):  # type: ignore[misc]
         """Torch calls this in place of the function."""
         name = function_name(func)
         number = self._counts[name] = self._counts.get(name, 0) + 1
+        if name in _RECURRENT:
+            args = _differentiable(args)
         return self._handle(name, number, func, args, kwargs or {})
+
+
+def is_recurrent(model: Any) -> bool:
+    """Whether some part of a model is a recurrent layer of torch, whose gradients need `Functions` around the run."""
+    return any(isinstance(module, nn.RNNBase) for module in all_modules(model))
+
+
+def _differentiable(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments of a recurrence such that cuDNN keeps what its backward pass needs: in training, without dropout.
+
+    It makes the same then, and in evaluation it has no backward pass. The two are beside each other: the dropout, the
+    only real number, and whether it is training.
+    """
+    place = next((i for i, value in enumerate(args) if isinstance(value, float)), len(args))
+    return (*args[:place], 0.0, True, *args[place + 2 :]) if place < len(args) else args
 
 
 def function_name(func: Any) -> str:
@@ -109,7 +140,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
     Parts that were compiled run as they were written, since compiled code calls no functions that could be seen.
     """
-    compiled = any(is_compiled(module) for module in model.modules())
+    compiled = any(is_compiled(module) for module in all_modules(model))
     eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
     with _untrained(model), eager, torch.inference_mode(mode=False), torch.no_grad():
         yield
@@ -119,7 +150,7 @@ def evaluating(model: Any) -> Iterator[None]:
 def _untrained(model: Any) -> Iterator[None]:
     """Within it, no module is in training mode; the last of several threads that are within puts a flag back."""
     with _flags:
-        training = [module for module in model.modules() if module.training or module in _within]
+        training = [module for module in all_modules(model) if module.training or module in _within]
         for module in training:
             _within[module] = _within.get(module, 0) + 1
             module.training = False

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -86,6 +86,8 @@ def _comes_last(run: Record, call: Call, values: Array) -> bool:
 def linear_head(run: Record, layer: Call, end: End) -> list[Call]:
     """The calls of linear functions between `layer` and the logits, with nothing but global pooling beside them.
 
+    A call is of the module that holds its weight and bias, where one does; else they must be taken from a run.
+
     Raises:
         ConditionError: something else is there; the message names it.
     """
@@ -108,7 +110,7 @@ def linear_head(run: Record, layer: Call, end: End) -> list[Call]:
         if not pooled and call.kind.startswith(_POOLING) and size * math.prod(layout.grid) == _size(run, tensor):
             pooled = True
         elif call.kind in _LINEAR and _is_one_by_one(run, call):
-            chain.append(call)
+            chain.append(_owned(run, call))
         elif not (call.kind in _KEEPS_VALUES and size == _size(run, tensor)):
             _refuse(layer, f"{handle(run.flow, call).path!r} ({call.kind}) follows")
         tensor = call.outputs[0]
@@ -127,6 +129,20 @@ def head_weights(taken: Sequence[tuple[Array, Array | None]], channels: int, dev
     return head or Head(torch.eye(channels, device=device), torch.zeros(channels, device=device))
 
 
+def _owned(run: Record, call: Call) -> Call:
+    """A call of a linear function as one of the module whose parameters it took, if it took those as they stand."""
+    module = call.parent.layer if call.parent else None
+    weight, bias = weights_of(*run.arguments[call])
+    mine = getattr(module, "weight", None) is weight and getattr(module, "bias", None) is bias
+    return replace(call, layer=module) if module is not None and mine else call
+
+
+def weights_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Array, Array | None]:
+    """Weight and bias among the arguments of a linear function."""
+    given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+    return given["weight"], given.get("bias")
+
+
 def _size(run: Record, tensor: Hashable) -> int:
     return int(run.tensors[tensor].numel())
 
@@ -134,7 +150,7 @@ def _size(run: Record, tensor: Hashable) -> int:
 def _is_one_by_one(run: Record, call: Call) -> bool:
     """Whether it maps channels to channels, place by place: a linear layer, or a convolution that looks no further."""
     args, kwargs = run.arguments[call]
-    weight = kwargs["weight"] if "weight" in kwargs else args[1]
+    weight, _ = weights_of(args, kwargs)
     if call.kind == "linear":
         return True
     taken, made = (run.layouts[tensor] for tensor in (call.inputs[0], call.outputs[0]))

@@ -23,7 +23,7 @@ from camlucida.engines.randomised import fixed, of_layers, shuffled
 from camlucida.engines.torch_anatomy import TorchAnatomy, find_head, study
 from camlucida.engines.torch_attention import find_blocks, looked
 from camlucida.engines.torch_biases import decompositions
-from camlucida.engines.torch_calls import evaluating
+from camlucida.engines.torch_calls import all_modules, evaluating
 from camlucida.engines.torch_evidence import evidence
 from camlucida.engines.torch_forward import forward
 from camlucida.engines.torch_outputs import Which, check_rows
@@ -59,7 +59,7 @@ class Torch(AttendingEngine[TorchAnatomy]):
     @property
     def _structure(self) -> Hashable:
         """What changes where a module is put in the place of another, so that what was seen before does not hold."""
-        return tuple(map(id, self._model.modules()))
+        return tuple(map(id, all_modules(self._model)))
 
     def evidence(self, inputs: Any, request: Request) -> Evidence:
         """One forward pass, and one backward pass per target where a formula needs gradients."""

@@ -13,8 +13,8 @@ import torch
 from camlucida.engines.base import INPUT
 from camlucida.engines.choice import Call
 from camlucida.engines.masked import image_of
-from camlucida.engines.torch_calls import After, Functions, hooked
-from camlucida.engines.torch_end import End
+from camlucida.engines.torch_calls import After, Functions, hooked, is_recurrent
+from camlucida.engines.torch_end import End, weights_of
 from camlucida.engines.torch_outputs import Which, called, pick_output, tensors_of
 from camlucida.engines.torch_rules import Ruled
 from camlucida.errors import ConditionError
@@ -53,7 +53,7 @@ def forward(
     """
     seen = _Seen()
     taps = {path: call for path, call in places.items() if call is not None}
-    watched = {(call.kind, call.occurrence) for call in head}
+    watched = {(call.kind, call.occurrence) for call in head if call.layer is None}
     opened = (end.call.kind, end.call.occurrence) if end.call else None
     at_functions = {(call.kind, call.occurrence): path for path, call in taps.items() if call.layer is None}
 
@@ -61,7 +61,7 @@ def forward(
         if (name, number) == opened:
             seen.logits = args[0] if args else kwargs["input"]
         if (name, number) in watched:
-            seen.linear[name, number] = _weights(args, kwargs)
+            seen.linear[name, number] = weights_of(args, kwargs)
         if recorded is None:
             result = made(name, func, args, kwargs)
         else:
@@ -73,7 +73,7 @@ def forward(
     layers = [layer for call in taps.values() if (layer := held(call)) is not None]
     after = {layer: _counting(layer, taps, tap, seen) for layer in layers}
     made = rules or (lambda _, func, args, kwargs: func(*args, **kwargs))
-    needed = opened or watched or at_functions or recorded or rules
+    needed = opened or watched or at_functions or recorded or rules or is_recurrent(model)
     with hooked({}, after), torch.set_grad_enabled(torch.is_grad_enabled()):
         if INPUT in places:
             image = image_of(inputs)
@@ -86,7 +86,7 @@ def forward(
         if missed:
             raise ConditionError(f"layer {sorted(missed)[0]!r} is not reached by the forward pass of these inputs")
         logits, probabilities = end.read(answer, seen.logits)
-    return logits, probabilities, [seen.linear[call.kind, call.occurrence] for call in head]
+    return logits, probabilities, [_linear(call, seen) for call in head]
 
 
 def weakly(call: Call) -> Call:
@@ -97,6 +97,12 @@ def weakly(call: Call) -> Call:
 def held(call: Call) -> Any:
     """The module of a call that is held weakly; None for a function."""
     return None if call.layer is None else call.layer()
+
+
+def _linear(call: Call, seen: _Seen) -> tuple[Array, Array | None]:
+    """Weight and bias of a linear call: those of its module, or what the run took along."""
+    owner = held(call)
+    return seen.linear[call.kind, call.occurrence] if owner is None else (owner.weight, getattr(owner, "bias", None))
 
 
 def _counting(layer: Any, taps: Mapping[str, Call], tap: Tap, seen: _Seen) -> After:
@@ -139,8 +145,3 @@ def _replaced(tree: Any, old: Array, new: Array) -> Any:
             object.__setattr__(tree, field.name, _replaced(getattr(tree, field.name), old, new))
         return tree
     return tree
-
-
-def _weights(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Array, Array | None]:
-    given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
-    return given["weight"], given.get("bias")
