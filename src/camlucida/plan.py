@@ -61,13 +61,15 @@ def check(engine: Engine, methods: Sequence[Configured]) -> None:
             raise _refusal(engine, configured)
 
 
-def _refusal(engine: Engine, configured: Configured) -> ConditionError:
+def _refusal(engine: Engine, configured: Configured, *, headed: bool = True) -> ConditionError:
+    """What to say of a method that an engine does not serve; `headed`: a linear head may follow the layer."""
     need = min(configured.method.needs - engine.serves, key=list(Need).index)
     closed = configured.closed
     gives = "does not give"
     if closed and closed.needs <= engine.serves:
         gives = f"gives only for the logit of a class, and where {HEADED} follow the layer"
-    work = [name for name, known in all_methods().items() if known.needs <= engine.serves]
+    given = engine.serves if headed else engine.serves - {Need.WEIGHTS, Need.HEAD}
+    work = [name for name, known in all_methods().items() if known.needs <= given]
     others = [name for name in all_methods() if name not in work]
     which = f"these work with it: {', '.join(work)}"
     if len(others) < len(work):
@@ -158,7 +160,7 @@ def _settled(
         if covered and headed(where):
             return closed, (target, kind)
     if not method.method.needs <= engine.serves:
-        raise _refusal(engine, method)
+        raise _refusal(engine, method, headed=not isinstance(where, str) or headed(where))
     return method, (target, kind)
 
 
