@@ -6,14 +6,14 @@ A backend adds how a step is compiled (`_run`) and how scores are differentiated
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 
-from camlucida.engines import ends, keras_biases, keras_weights
+from camlucida.engines import keras_biases, keras_weights
 from camlucida.engines.attending import AttendingEngine
 from camlucida.engines.attention import Attending, Blocks, Look
 from camlucida.engines.base import OPEN, Altered, Decomposition, Probes, Request
@@ -21,40 +21,14 @@ from camlucida.engines.by_layer import by_layer, joined
 from camlucida.engines.kept import Kept
 from camlucida.engines.keras_anatomy import KerasAnatomy, find_head, study
 from camlucida.engines.keras_attention import find_blocks, looked
-from camlucida.engines.keras_deeplift import beside_zeros
-from camlucida.engines.keras_end import head_weights
-from camlucida.engines.keras_forward import Tap, forward
+from camlucida.engines.keras_evidence import Derived, Explained, Pass, Run, Shapes, evidence
 from camlucida.engines.keras_probes import masked_scores
 from camlucida.engines.keras_steps import Body
 from camlucida.engines.keras_tail import altered_scores, broadcasts, check_shape
-from camlucida.engines.made import Measured, raw_maps, score_both
 from camlucida.engines.randomised import of_layers, shuffled
-from camlucida.errors import ConditionError
 from camlucida.trees import count, mapped, signature
 from camlucida.types import Array, Differentiated, Evidence, Rule, Score
 from camlucida.xp import Xp
-
-
-class Passed(NamedTuple):
-    """What one forward pass yields: what `Evidence` says of it, with the scores of each target as both kinds."""
-
-    outputs: Array
-    probabilities: Array | None
-    chosen: list[Array]
-    scores: list[dict[Score, Array]]
-
-
-Run = Callable[[Tap], Passed]
-"""One forward pass with a tap at the explained layers."""
-
-Explained = Callable[[Passed], list[Array]]
-"""The scores ``(B,)`` of a pass that are to be differentiated."""
-
-Gradients = Mapping[str, Array | None]
-"""Per layer, a gradient with respect to what it yields; None where there is none."""
-
-Shapes = Mapping[str, tuple[int | None, ...]]
-"""Per layer, the shape of what it yields for the batch."""
 
 
 class KerasEngine(AttendingEngine[KerasAnatomy]):
@@ -84,10 +58,16 @@ class KerasEngine(AttendingEngine[KerasAnatomy]):
         met = request.key, signature(inputs)
 
         def body(x: Any, parameters: list[Array]) -> Any:
-            answer, unguided = self._evidence(x, parameters, request, known, heads)
+            passing = Pass(self._model, x, parameters, request, known, self.xp)
+            if request.differentiated:
+                derived = self._differentiated(
+                    passing.run, passing.explained, request.curved, passing.shapes, request.rule
+                )
+            else:
+                derived = passing.without_gradients()
             if request.rule != "gradient":
-                self._unguided[met] = unguided  # told once for each compiled step, since names are no tensors
-            return answer
+                self._unguided[met] = derived.unguided  # once for each compiled step, since names are no tensors
+            return evidence(passing, derived, heads)
 
         with self._working():
             answer = self._run(request.key, inputs, data, body)
@@ -182,7 +162,7 @@ class KerasEngine(AttendingEngine[KerasAnatomy]):
     @abstractmethod
     def _differentiated(
         self, run: Run, explained: Explained, curved: Sequence[Sequence[str]], shapes: Shapes, rule: Rule
-    ) -> tuple[Passed, dict[str, Array], list[Gradients], list[Gradients], tuple[str, ...]]:
+    ) -> Derived:
         """One forward pass, with what the layers yield and the derivatives of each explained score by that.
 
         Args:
@@ -191,11 +171,6 @@ class KerasEngine(AttendingEngine[KerasAnatomy]):
             curved: per score, the layers with respect to which second derivatives are wanted.
             shapes: of what the layers yield.
             rule: how the backward passes go.
-
-        Returns:
-            Per score its gradient, None where it does not depend on a layer; and its Hessian times what the layer
-            yields, where that is wanted. Last, the names of activations behind the layers that the rule does not know,
-            so that they keep their derivatives.
         """
 
     def _masked(self, images: Array, rows: Array, masks: Array) -> Array:
@@ -205,74 +180,6 @@ class KerasEngine(AttendingEngine[KerasAnatomy]):
     def _working(self) -> contextlib.AbstractContextManager[Any]:
         """What must be so while the model runs."""
         return contextlib.nullcontext()
-
-    def _evidence(
-        self,
-        inputs: Any,
-        parameters: list[Array],
-        request: Request,
-        known: KerasAnatomy,
-        heads: Mapping[str, list[Any]],
-    ) -> tuple[dict[str, Any], tuple[str, ...]]:
-        taps = {path: known.calls.get(path) for path in request.layers}
-        xp = self.xp
-
-        wanted = request.differentiated
-        lifting = bool(wanted) and request.rule == "deeplift"
-
-        def passes(given: Any, tap: Tap) -> tuple[Array, Array | None]:
-            return forward(self._model, given, taps, tap, known.end, request.output)
-
-        def run(tap: Tap) -> Passed:
-            outputs = beside_zeros(passes, inputs, tap) if lifting else passes(inputs, tap)
-            # what is told of them is made without the baseline, which the rule would look for
-            logits, probabilities = mapped(_constant, outputs) if lifting else outputs
-            pairs = list(zip(request.targets, parameters, strict=True))
-            chosen = [target.choose(logits, p, xp) for target, p in pairs]
-            scores = [
-                score_both(target, logits, probabilities, c, xp)
-                for target, c in zip(request.targets, chosen, strict=True)
-            ]
-            return Passed(*outputs, chosen, scores)
-
-        def explained(passed: Passed) -> list[Array]:
-            """Made anew of the outputs, outside of the pass and the rules that its functions may go by."""
-            outputs, probabilities = passed.outputs, passed.probabilities
-            both = (score_both(request.targets[t], outputs, probabilities, passed.chosen[t], xp) for t in wanted)
-            return [score[request.scores[t]] for t, score in zip(wanted, both, strict=True)]
-
-        G: dict[tuple[str, int], Array] = {}
-        H_A: dict[tuple[str, int], Array] = {}
-        if wanted:
-            shapes = {path: known.shape(path, inputs) for path in request.layers}
-            passed, kept, gradients, curvatures, unguided = self._differentiated(
-                run,
-                explained,
-                request.curved,
-                shapes,
-                request.rule,
-            )
-            for t, gradient, curvature in zip(wanted, gradients, curvatures, strict=True):
-                G |= {(path, t): known.flat(path, g) for path, g in _complete(gradient).items()}
-                H_A |= {(path, t): known.flat(path, h) for path, h in curvature.items()}
-        else:
-            passed, kept = _kept(run)
-            unguided = ()
-        A = {path: known.flat(path, output) for path, output in kept.items()}
-        ending = known.end.activation
-        grids = {path: known.grid(path, inputs) for path in request.layers}
-        weights = {
-            path: ends.head_of_classes(ending, head_weights(head, A[path].shape[-1]), keras.ops)
-            for path, head in heads.items()
-        }
-        answer = {
-            **passed._asdict(),
-            "maps": raw_maps(request, Measured(A, passed.chosen, G, H_A, weights, grids, ending), xp),
-            "strength": {key: xp.max(xp.abs(g), axis=(1, 2)) for key, g in G.items()},
-            "activations": {path: A[path] for path in request.activations},
-            "gradients": {key: G[key] for key in request.gradients},
-        }
-        return answer, unguided
 
     def _find_blocks(self, image: Any, output: str | None) -> Blocks:
         with self._working():
@@ -311,29 +218,6 @@ class KerasEngine(AttendingEngine[KerasAnatomy]):
                 return find_head(self._model, inputs, output, path)
 
         return self._heads.get((signature(inputs), output, path), make)
-
-
-def _kept(run: Run) -> tuple[Passed, dict[str, Array]]:
-    """One forward pass with what the layers yield, where no gradient is wanted."""
-    kept: dict[str, Array] = {}
-
-    def tap(path: str, output: Array) -> Array:
-        kept[path] = output
-        return output
-
-    return run(tap), kept
-
-
-def _constant(x: Array | None) -> Array | None:
-    return None if x is None else keras.ops.stop_gradient(x)
-
-
-def _complete(gradients: Gradients) -> dict[str, Array]:
-    for path, gradient in gradients.items():
-        if gradient is None:
-            where = f"layer {path!r}; choose one on the way to it" if path else "the image"
-            raise ConditionError(f"the score does not depend on {where}")
-    return dict(gradients)
 
 
 def _on_host(tree: Any, rows: int) -> Any:

@@ -19,7 +19,8 @@ import keras
 import numpy as np
 
 from camlucida.engines.kept import Kept
-from camlucida.engines.keras_engine import Explained, Gradients, KerasEngine, Passed, Run, Shapes
+from camlucida.engines.keras_engine import KerasEngine
+from camlucida.engines.keras_evidence import Derived, Explained, Gradients, Passed, Run, Shapes
 from camlucida.engines.keras_jax_deeplift import multiplied
 from camlucida.engines.keras_jax_relevance import relevances
 from camlucida.engines.keras_jax_rules import Ruled
@@ -58,14 +59,12 @@ class KerasJax(KerasEngine):
 
     def _differentiated(
         self, run: Run, explained: Explained, curved: Sequence[Sequence[str]], shapes: Shapes, rule: Rule
-    ) -> tuple[Passed, dict[str, Array], list[Gradients], list[Gradients], tuple[str, ...]]:
+    ) -> Derived:
         assert rule == "gradient" or not any(curved), curved
         if rule == "relevance":
-            passed, kept, shares = relevances(run, explained, [variable.value for variable in self._model.variables])
-            return passed, kept, shares, [{} for _ in shares], ()
+            return relevances(run, explained, [variable.value for variable in self._model.variables])
         if rule == "deeplift":
-            passed, kept, multipliers, names = multiplied(run, explained)
-            return passed, kept, multipliers, [{} for _ in multipliers], names
+            return multiplied(run, explained)
         reached: set[str] = set()
 
         def passing(zeros: dict[str, Array]) -> tuple[Passed, dict[str, Array]]:
@@ -93,7 +92,8 @@ class KerasJax(KerasEngine):
         curvatures: list[Gradients] = [
             {path: _along(scores, t, zeros, path, kept[path]) for path in paths} for t, paths in enumerate(curved)
         ]
-        return passed, kept, gradients, curvatures, passes.unguided if isinstance(passes, Ruled) else ()
+        unguided = passes.unguided if isinstance(passes, Ruled) else ()
+        return Derived(passed, kept, gradients, curvatures, unguided)
 
 
 def _along(scores: Callable[..., Any], t: int, zeros: dict[str, Array], path: str, A: Array) -> Array:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from camlucida.engines.keras_engine import Explained, Gradients, Passed, Run
+from camlucida.engines.keras_evidence import Derived, Explained, Run
 from camlucida.engines.keras_jax_rules import (
     activations,
     applied,
@@ -43,15 +43,12 @@ _TOLD = {"max": "maximum", "min": "minimum", "reduce_max": "amax", "rsqrt": "rsq
 """What is told of where it keeps its derivative; roots are those of normalisations."""
 
 
-def multiplied(run: Run, explained: Explained) -> tuple[Passed, dict[str, Array], list[Gradients], tuple[str, ...]]:
-    """A forward pass, what the layers yield, the multipliers of the scores, and what keeps its derivative.
+def multiplied(run: Run, explained: Explained) -> Derived:
+    """A forward pass, what the layers yield, the multipliers of the scores, and the names of what keeps its derivative.
 
     Args:
         run: the forward pass, each image beside zeros at the layer.
         explained: the scores ``(B,)``, of what the pass yields.
-
-    Returns:
-        Multipliers per score and layer, None where it does not depend on that; and names, in their order.
 
     Raises:
         ConditionError: an activation takes something whose first axis is not that of the images.
@@ -59,8 +56,8 @@ def multiplied(run: Run, explained: Explained) -> tuple[Passed, dict[str, Array]
     pass_ = traced(run, explained)
     way = _Way(pass_)
     found = [way.back(start) for start in way.starts()]
-    names = tuple(dict.fromkeys(way.names))
-    return pass_.passed, pass_.kept, [{path: m.get(x) for path, x in pass_.layers.items()} for m in found], names
+    multipliers = [{path: m.get(x) for path, x in pass_.layers.items()} for m in found]
+    return Derived(pass_.passed, pass_.kept, multipliers, unguided=tuple(dict.fromkeys(way.names)))
 
 
 class _Way:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr, Literal
 
-from camlucida.engines.keras_engine import Explained, Gradients, Passed, Run
+from camlucida.engines.keras_evidence import Derived, Explained, Run
 from camlucida.engines.keras_jax_rules import (
     activations,
     applied,
@@ -88,9 +88,7 @@ class _Way:
         return next(activations(self.jaxpr, self.after, self.before), own)
 
 
-def relevances(
-    run: Run, explained: Explained, constants: Sequence[Array]
-) -> tuple[Passed, dict[str, Array], list[Gradients]]:
+def relevances(run: Run, explained: Explained, constants: Sequence[Array]) -> Derived:
     """A forward pass, what the layers yield, and per score the relevance of that.
 
     Relevance starts as the gradient of the score ``(B,)`` by the logits. It is None where these do not depend on a
@@ -110,7 +108,8 @@ def relevances(
     way = _Way(jaxpr, after, before, made_of(jaxpr, _inputs(pass_, constants)), values)
     starts = _starts(jaxpr, logits, pass_.passed.outputs, pass_.scores, values)
     backward = [way.back({logits: start}) for start in starts]
-    return pass_.passed, pass_.kept, [{path: R.get(x) for path, x in pass_.layers.items()} for R in backward]
+    shares = [{path: R.get(x) for path, x in pass_.layers.items()} for R in backward]
+    return Derived(pass_.passed, pass_.kept, shares)
 
 
 def _inputs(pass_: Traced, constants: Sequence[Array]) -> list[Any]:

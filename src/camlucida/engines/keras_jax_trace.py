@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.extend.core import Jaxpr, Literal
 
-from camlucida.engines.keras_engine import Explained, Passed, Run
+from camlucida.engines.keras_evidence import Explained, Passed, Run
 from camlucida.engines.keras_jax_rules import evaluated, variables_of
 from camlucida.types import Array
 

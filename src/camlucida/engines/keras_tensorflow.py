@@ -18,7 +18,8 @@ from camlucida.engines import (
     keras_tensorflow_xp,
 )
 from camlucida.engines.kept import Kept
-from camlucida.engines.keras_engine import Explained, Gradients, KerasEngine, Passed, Run, Shapes
+from camlucida.engines.keras_engine import KerasEngine
+from camlucida.engines.keras_evidence import Derived, Explained, Gradients, Run, Shapes
 from camlucida.engines.keras_steps import Body, flattened, tensor
 from camlucida.trees import leaves, signature
 from camlucida.types import Array, Rule
@@ -61,7 +62,7 @@ class KerasTensorFlow(KerasEngine):
 
     def _differentiated(
         self, run: Run, explained: Explained, curved: Sequence[Sequence[str]], shapes: Shapes, rule: Rule
-    ) -> tuple[Passed, dict[str, Array], list[Gradients], list[Gradients], tuple[str, ...]]:
+    ) -> Derived:
         if rule != "gradient":
             assert not any(curved), curved
             return _by_rule(run, explained, rule)
@@ -89,12 +90,10 @@ class KerasTensorFlow(KerasEngine):
             _dense({path: second.gradient(one, kept[path], unconnected_gradients=zero) for path, one in each.items()})
             for each in along
         ]
-        return passed, kept, gradients, curvatures, ()
+        return Derived(passed, kept, gradients, curvatures)
 
 
-def _by_rule(
-    run: Run, explained: Explained, rule: Rule
-) -> tuple[Passed, dict[str, Array], list[Gradients], list[Gradients], tuple[str, ...]]:
+def _by_rule(run: Run, explained: Explained, rule: Rule) -> Derived:
     kept: dict[str, Array] = {}
 
     def tap(path: str, output: Array) -> Array:
@@ -104,16 +103,16 @@ def _by_rule(
     if rule == "relevance":
         passed = run(tap)
         shares = [keras_tensorflow_relevance.relevances(score, passed.outputs, kept) for score in explained(passed)]
-        return passed, kept, [*shares], [{} for _ in shares], ()
+        return Derived(passed, kept, shares)
     if rule == "deeplift":
         passed = run(tap)
         multipliers, names = keras_tensorflow_deeplift.multiplied(explained(passed), passed.outputs, kept)
-        return passed, kept, [*multipliers], [{} for _ in multipliers], names
+        return Derived(passed, kept, multipliers, unguided=names)
     with keras_tensorflow_rules.ruled(rule):
         passed = run(tap)
     unguided = keras_tensorflow_rules.unguided(passed.outputs, kept)
     gradients = [_dense(keras_tensorflow_rules.gradients(score, kept)) for score in explained(passed)]
-    return passed, kept, gradients, [{} for _ in gradients], unguided
+    return Derived(passed, kept, gradients, unguided=unguided)
 
 
 def _tape() -> tf.GradientTape:

@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import torch
 
-from camlucida.engines.keras_engine import Explained, Gradients, KerasEngine, Passed, Run, Shapes
+from camlucida.engines.keras_engine import KerasEngine
+from camlucida.engines.keras_evidence import Derived, Explained, Run, Shapes
 from camlucida.engines.keras_steps import Body, tensor
 from camlucida.engines.torch_deeplift import Lifted
 from camlucida.engines.torch_gradients import Cut
@@ -31,7 +32,7 @@ class KerasTorch(KerasEngine):
 
     def _differentiated(
         self, run: Run, explained: Explained, curved: Sequence[Sequence[str]], shapes: Shapes, rule: Rule
-    ) -> tuple[Passed, dict[str, Array], list[Gradients], list[Gradients], tuple[str, ...]]:
+    ) -> Derived:
         cut = Cut()
         rules = Lifted(_images(shapes)) if rule == "deeplift" else rules_of(rule, self._model)
         with torch.no_grad(), rules.watching() if rules else contextlib.nullcontext():
@@ -40,7 +41,8 @@ class KerasTorch(KerasEngine):
         with torch.enable_grad():
             scores = explained(passed)
         gradients, curvatures = cut.derivatives(scores, curved)
-        return passed, {path: output.detach() for path, output in cut.kept.items()}, [*gradients], [*curvatures], names
+        kept = {path: output.detach() for path, output in cut.kept.items()}
+        return Derived(passed, kept, gradients, curvatures, names)
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
