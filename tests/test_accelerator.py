@@ -163,6 +163,24 @@ def test_inputs_may_be_there_already():
     )
 
 
+@pytest.mark.parametrize("kind", ["function", "program"])
+def test_a_model_that_is_named_goes_there(kind, tmp_path, monkeypatch):
+    (tmp_path / "nets_elsewhere.py").write_text(
+        "from torch_networks import gap\ndef build():\n    return gap().model\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = "nets_elsewhere:build"
+    if kind == "program":
+        spec = str(tmp_path / "net.pt2")
+        torch.export.save(torch.export.export(TWINS["gap"]().model, (torch.from_numpy(images(1)),)), spec)
+    here, there = cl.load_model(spec), cl.load_model(spec, device=DEVICE.type)
+    assert any("there is an accelerator" in note for note in here.notes)
+    assert {x.device.type for x in there.model.parameters()} == {DEVICE.type}
+    one, other = (cl.explain(loaded, images(1), preprocess=None) for loaded in (here, there))
+    assert_alike(other.raw, one.raw)
+    assert not any("accelerator" in note for note in other[0].notes)
+
+
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["DataParallel", "compile"])
 def test_wrapped_models_are_unwrapped(wrap):
     model = moved(NETWORKS["reused_relu"]().model)

@@ -137,6 +137,8 @@ WRONG = {
     "weights for a function": (["mynets:function", "--weights", "net.pth"], "makes no Keras or torch model"),
     "backend": (["net.pt2", "--backend", "jax"], "net.pt2 is no Keras model, so it cannot run on 'jax'"),
     "unknown backend": (["net.pt2", "--backend", "torhc"], "unknown backend 'torhc'", "'torch'"),
+    "no such device": (["net.pt2", "--device", "gpux"], "torch cannot use a device 'gpux' here", "cpu"),
+    "device of a function": (["mynets:function", "--device", "cpu"], "mynets:function is no model of torch"),
     "size": (["net.pt2", "--size", "20"], "takes inputs of 12x16, so its size cannot be 20x20"),
     "function": (["mynets:biuld"], "unknown function in mynets 'biuld'", "'build'"),
     "method": (["mynets:function"], "grad-cam"),
@@ -157,7 +159,7 @@ def test_wrong_requests(case, command):
 
 
 def test_torch_on_torch(command):
-    assert command("layers", "net.pt2", "--backend", "torch")[0] == 0
+    assert command("layers", "net.pt2", "--backend", "torch", "--device", "cpu")[0] == 0
 
 
 def test_models_tells_what_can_be_used(command, monkeypatch):

@@ -429,6 +429,40 @@ def test_a_program_from_a_device_that_is_not_here(files, tmp_path):
     assert message(error)
 
 
+# Where a model runs
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpux"])
+def test_a_device_that_is_not_here(files, device):
+    with pytest.raises(errors.RequestError, match=f"torch cannot use a device '{device}' here: ") as error:
+        load_model(files / "net.pt2", device=device)
+    assert message(error)
+
+
+def test_on_meta_there_is_nothing_to_compute(files):
+    with pytest.raises(errors.RequestError, match="on the device 'meta' a model has no values"):
+        load_model(files / "net.pt2", device="meta")
+
+
+def test_a_model_that_is_given_is_not_moved():
+    for given in (Net(), load_model(Net())):
+        with pytest.raises(errors.RequestError, match=r"stays where it is: move it before, with model.to\('cpu'\)"):
+            load_model(given, device="cpu")
+
+
+def test_a_device_is_for_models_of_torch():
+    with pytest.raises(errors.RequestError, match="cifar10 is no model of torch, so --device"):
+        load_model("cifar10", device="cpu")
+
+
+def test_a_model_that_leaves_an_accelerator_idle_says_so(files, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: SimpleNamespace(type="cuda"))
+    (note,) = (note for note in load_model(files / "net.pt2").notes if "accelerator" in note)
+    assert "--device cuda (device='cuda') uses it" in note
+    assert not any("accelerator" in note for note in load_model(files / "net.pt2", device="cpu").notes)
+
+
 @pytest.mark.parametrize(
     "text",
     ["Symbol('s77', positive=True, integer=True)", "Mul(Integer(2), Symbol('u0'))", "s0 + 2", "Max(1, s3) >= 4", "-8"],

@@ -12,6 +12,7 @@ import typer
 from camlucida.cli.console import DebugOption, bar, complain, plain, say, say_table
 from camlucida.cli.options import (
     BackendOption,
+    DeviceOption,
     LabelsOption,
     LayerOption,
     ModelOption,
@@ -76,6 +77,7 @@ def evaluate(
     size: SizeOption = None,
     labels: LabelsOption = "auto",
     backend: BackendOption = None,
+    device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON and nothing else.")] = False,
     debug: DebugOption = False,
 ) -> None:
@@ -89,7 +91,7 @@ def evaluate(
     check_writable(out)
     data = datasets.read(dataset, images=images)
     with contextlib.redirect_stdout(sys.stderr):
-        loaded = load(model, weights, preprocess, size, labels, backend)
+        loaded = load(model, weights, preprocess, size, labels, backend, device)
         with bar("images") as progress:
             found = evaluation.evaluate(
                 loaded,

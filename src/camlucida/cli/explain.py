@@ -11,6 +11,7 @@ import typer
 from camlucida.cli.console import DebugOption, bar, complain, plain, say, say_table
 from camlucida.cli.options import (
     BackendOption,
+    DeviceOption,
     LabelsOption,
     ModelOption,
     PreprocessOption,
@@ -56,6 +57,7 @@ def explain(
     size: SizeOption = None,
     labels: LabelsOption = "auto",
     backend: BackendOption = None,
+    device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the document and nothing else.")] = False,
     debug: DebugOption = False,
 ) -> None:
@@ -79,7 +81,7 @@ def explain(
         contextlib.redirect_stdout(sys.stderr),
         bar("masked images") as progress,
     ):  # a model of the user's own may print
-        loaded = load(model, weights, preprocess, size, labels, backend)
+        loaded = load(model, weights, preprocess, size, labels, backend, device)
         explainer = Explainer(loaded, method=method, target=target, layer=layer, score=score, progress=progress)  # type: ignore[arg-type]
         results = explainer(pictures)
     document = results.save(out, top=top, **settings)

@@ -13,6 +13,7 @@ import typer
 from camlucida.cli.console import DebugOption, bar, plain, say, say_prose, say_table
 from camlucida.cli.options import (
     BackendOption,
+    DeviceOption,
     LabelsOption,
     LayerOption,
     ModelOption,
@@ -59,6 +60,7 @@ def compare(
     size: SizeOption = None,
     labels: LabelsOption = "auto",
     backend: BackendOption = None,
+    device: DeviceOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -76,7 +78,7 @@ def compare(
     _check_file(out)
     picture = images.read(image)
     with contextlib.redirect_stdout(sys.stderr), bar("masked images") as progress:
-        loaded = load(model, weights, preprocess, size, labels, backend)
+        loaded = load(model, weights, preprocess, size, labels, backend, device)
         settings: dict[str, Any] = {"target": target, "layer": layer, "score": score, "progress": progress}
         found = compared(loaded, picture, methods, metrics, **settings)
     found.save(out)
@@ -100,6 +102,7 @@ def check(
     size: SizeOption = None,
     labels: LabelsOption = "auto",
     backend: BackendOption = None,
+    device: DeviceOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -112,7 +115,7 @@ def check(
     configure(method)
     picture = images.read(image)
     with contextlib.redirect_stdout(sys.stderr), bar("masked images") as progress:
-        loaded = load(model, weights, preprocess, size, labels, backend)
+        loaded = load(model, weights, preprocess, size, labels, backend, device)
         settings: dict[str, Any] = {"target": target, "layer": layer, "score": score, "progress": progress}
         report = checked(loaded, picture, method, seed=seed, **settings)
     if as_json:

@@ -9,6 +9,7 @@ import typer
 from camlucida.cli.console import DebugOption, plain, say, say_prose, say_table
 from camlucida.cli.options import (
     BackendOption,
+    DeviceOption,
     PreprocessOption,
     SizeOption,
     WeightsOption,
@@ -25,6 +26,7 @@ def layers(
     preprocess: PreprocessOption = "auto",
     size: SizeOption = None,
     backend: BackendOption = None,
+    device: DeviceOption = None,
     debug: DebugOption = False,
 ) -> None:
     """List a model's layers with grid and channels, and mark the one that is chosen and why."""
@@ -35,7 +37,7 @@ def layers(
     spec = parse(model)
     if weights is None and (spec.name in NETWORKS or spec.kind in LIBRARIES):
         weights = Path(UNTRAINED)  # the layers are the same, and no weights are downloaded
-    loaded = load(model, weights, preprocess, size, "auto", backend)
+    loaded = load(model, weights, preprocess, size, "auto", backend, device)
     found = Explainer(loaded).anatomy().layers
     chosen = next((number for number, layer in enumerate(found) if layer.chosen), None)
     rows = [

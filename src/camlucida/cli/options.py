@@ -45,6 +45,9 @@ WeightsOption = Annotated[
 BackendOption = Annotated[
     str | None, typer.Option("--backend", metavar="NAME", help="What Keras runs on: tensorflow, jax or torch.")
 ]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="Where a torch model runs: cpu, cuda, mps, ...")
+]
 PreprocessOption = Annotated[
     str, typer.Option("--preprocess", metavar="NAME", help="auto, none, unit, tf, torch, caffe, or a network's name.")
 ]
@@ -57,14 +60,22 @@ ScoreOption = Annotated[str, typer.Option("--score", metavar="NAME", help="auto,
 
 
 def load(
-    model: str, weights: Path | None, preprocess: str, size: str | None, labels: str, backend: str | None
+    model: str,
+    weights: Path | None,
+    preprocess: str,
+    size: str | None,
+    labels: str,
+    backend: str | None,
+    device: str | None,
 ) -> "LoadedModel":
     """The model that the options name."""
     from camlucida.models import load_model
 
     sides = _size(size)
     _import_quietly(model, backend)
-    return load_model(model, weights=weights, preprocess=preprocess, labels=labels, size=sides, backend=backend)
+    return load_model(
+        model, weights=weights, preprocess=preprocess, labels=labels, size=sides, backend=backend, device=device
+    )
 
 
 def check_writable(folder: Path) -> None:

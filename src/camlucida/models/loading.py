@@ -11,6 +11,7 @@ from camlucida.models import applications, cifar10, factory, files, guess
 from camlucida.models.altered import altered, by, pair
 from camlucida.models.applications import NETWORKS, Size
 from camlucida.models.backend import SUPPORTED, choose, import_keras
+from camlucida.models.device import placed
 from camlucida.models.installed import is_installed
 from camlucida.models.loaded import File, LoadedModel
 from camlucida.models.objects import from_object
@@ -27,6 +28,7 @@ def load_model(
     labels: File | Sequence[str] | None = "auto",
     size: int | Size | None = None,
     backend: str | None = None,
+    device: str | None = None,
 ) -> LoadedModel:
     """Load a model.
 
@@ -43,21 +45,25 @@ def load_model(
             themselves, or None.
         size: height and width of the input, or one number for both; None for the model's own.
         backend: what Keras runs on: ``"tensorflow"``, ``"jax"`` or ``"torch"``; None to leave it to Keras's settings.
+        device: where a model of torch goes that is named by a spec: ``"cuda"``, ``"mps"``, ``"cpu"``; None to leave it
+            where it is. Keras and onnxruntime take an accelerator by themselves.
 
     Raises:
         UnknownNameError: no such model, preprocessing or backend.
-        RequestError: options that do not go together or do not fit the model.
+        RequestError: options that do not go together or do not fit the model; a device that is not here.
         ModelError: the model or its weights cannot be loaded.
         MissingPackageError: a package that the model needs is not installed.
     """
     wanted = pair(size) if size is not None else None
+    if device is not None and not isinstance(spec, str | PathLike):
+        raise RequestError(f"a model that is given stays where it is: move it before, with model.to({device!r})")
     if isinstance(spec, LoadedModel):
         _no_weights(weights, "a loaded model")
         loaded = spec
     elif isinstance(spec, str | PathLike):
         parsed = parse(os.fspath(spec))
         _settle(parsed, backend)
-        loaded = _open(parsed, weights, wanted)
+        loaded = placed(_open(parsed, weights, wanted), device)
     else:
         _no_weights(weights, "a model object")
         loaded = from_object(spec)
