@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -700,6 +701,13 @@ def test_help(command):
     nothing = command()
     assert (nothing.status, nothing.err) == (2, "")
     assert nothing.out.strip() == result.out.strip()
+
+
+def test_the_package_is_the_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["camlucida", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("camlucida", run_name="__main__")
+    assert (end.value.code, capsys.readouterr().out) == (0, f"camlucida {__version__}\n")
 
 
 def python(code):
