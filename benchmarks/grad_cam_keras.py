@@ -19,8 +19,8 @@ import camlucida as cl
 BATCH, SIZE = 8, 224
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "Keras on torch"}
 NETWORKS: dict[str, tuple[Callable[[], Any], int]] = {
-    "MobileNet 0.75": (lambda: keras.applications.MobileNet(alpha=0.75, weights=None), 301),
-    "ResNet50": (lambda: keras.applications.ResNet50(weights=None), 31),
+    "MobileNet 0.75": (lambda: keras.applications.MobileNet(alpha=0.75, weights=None), 201),
+    "ResNet50": (lambda: keras.applications.ResNet50(weights=None), 21),
 }
 """The network, and how many rounds: the quicker it is, the more of them its ratio needs to settle."""
 
