@@ -47,12 +47,9 @@ class KerasTorch(KerasEngine):
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
         """Outside of inference mode, whose tensors no gradient can be taken of; and on the device of the variables."""
-        devices = [variable.value.device for variable in self._model.variables]
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.no_grad())
-            if devices:
-                stack.enter_context(keras.device(str(devices[0])))
+        device = next((variable.value.device for variable in self._model.variables), None)
+        there = contextlib.nullcontext() if device is None else keras.device(str(device))
+        with torch.inference_mode(False), torch.no_grad(), there:
             yield
 
 
