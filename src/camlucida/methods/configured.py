@@ -7,8 +7,9 @@ from typing import Any, Literal, get_args
 
 from camlucida.asks import Laid
 from camlucida.errors import ConditionError
+from camlucida.formulas import parameters
 from camlucida.maps import combine, principal
-from camlucida.methods.definition import Method, Variant, parameters
+from camlucida.methods.definition import Method, Variant
 from camlucida.targets import BoundTarget, Classes
 from camlucida.types import Array, Need, Score
 

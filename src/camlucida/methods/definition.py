@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from camlucida.domains import Domain
+from camlucida.formulas import Documented, parameters
 from camlucida.targets import BoundTarget
 from camlucida.types import Need, Score
 
@@ -19,7 +20,7 @@ Gives = Literal["map", "weights", "pixels", "channels"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Method:
+class Method(Documented):
     """One method of the family, as its paper defines it.
 
     Args:
@@ -77,11 +78,6 @@ class Method:
     uncertain: str = ""
 
     @property
-    def family(self) -> str:
-        """The module in which its formula stands."""
-        return self.formula.__module__.rpartition(".")[2]
-
-    @property
     def takes(self) -> tuple[Need, ...]:
         """What its formula takes, in the order of its parameters."""
         return _taken(self.formula)
@@ -117,30 +113,10 @@ class Method:
         return self.closed is not None or derived
 
     @property
-    def equation(self) -> str:
-        """The formula as text."""
-        return self._lines[0]
-
-    @property
-    def description(self) -> str:
-        """What the symbols mean, when to use it, in what it differs from what others call by its name."""
-        return "\n".join(self._lines[1:]).strip()
-
-    @property
     def options(self) -> dict[str, Any]:
         """Keyword options, with their defaults."""
         words = [word for f in (self.formula, self.aim, self.fuse) if f for word in parameters(f)]
         return {p.name: p.default for p in words if p.kind is p.KEYWORD_ONLY and p.name != "variant"}
-
-    @property
-    def _lines(self) -> list[str]:
-        return (inspect.getdoc(self.formula) or "").splitlines()
-
-
-@functools.cache
-def parameters(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
-    """Those of a function, in order."""
-    return tuple(inspect.signature(function).parameters.values())
 
 
 @functools.cache

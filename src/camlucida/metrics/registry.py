@@ -1,7 +1,5 @@
 """The one list of metrics. The command line, the documentation and the tests derive theirs from it."""
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -11,6 +9,7 @@ import numpy as np
 
 from camlucida.domains import Domain, changed
 from camlucida.errors import RequestError, UnknownNameError
+from camlucida.formulas import Documented, parameters
 from camlucida.options import parse_options, written
 from camlucida.types import Array, Score
 
@@ -78,7 +77,7 @@ class Traced(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Metric:
+class Metric(Documented):
     """One metric, as its paper defines it.
 
     Args:
@@ -123,38 +122,14 @@ class Metric:
     proof: tuple[str, ...] = ()
 
     @property
-    def family(self) -> str:
-        """The module in which its formula stands."""
-        return self.formula.__module__.rpartition(".")[2]
-
-    @property
     def takes(self) -> tuple[Take, ...]:
         """What its formula takes, in the order of its parameters."""
-        return tuple(Take(p.name) for p in _parameters(self.formula) if p.kind is not p.KEYWORD_ONLY)
+        return tuple(Take(p.name) for p in parameters(self.formula) if p.kind is not p.KEYWORD_ONLY)
 
     @property
     def options(self) -> dict[str, Any]:
         """Keyword options, with their defaults."""
-        return {p.name: p.default for p in _parameters(self.formula) if p.kind is p.KEYWORD_ONLY}
-
-    @property
-    def equation(self) -> str:
-        """The formula as text."""
-        return self._lines[0]
-
-    @property
-    def description(self) -> str:
-        """What the symbols mean, what the figure tells and what not, in what it differs from what others compute."""
-        return "\n".join(self._lines[1:]).strip()
-
-    @property
-    def _lines(self) -> list[str]:
-        return (inspect.getdoc(self.formula) or "").splitlines()
-
-
-@functools.cache
-def _parameters(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
-    return tuple(inspect.signature(function).parameters.values())
+        return {p.name: p.default for p in parameters(self.formula) if p.kind is p.KEYWORD_ONLY}
 
 
 @dataclass(frozen=True, slots=True)
