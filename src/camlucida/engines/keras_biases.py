@@ -17,7 +17,7 @@ from camlucida.engines.keras_calls import Handler, intercepted, with_activation
 from camlucida.engines.keras_dry_run import called, named_outputs, pick_output
 from camlucida.engines.made import score_both, spread
 from camlucida.engines.masked import image_of
-from camlucida.errors import ConditionError
+from camlucida.engines.studied import unreached
 from camlucida.trees import leaves, mapped
 from camlucida.types import Array
 from camlucida.xp import Xp
@@ -203,7 +203,7 @@ def _terms(
         ConditionError: the score does not depend on the image.
     """
     if gradient.get(INPUT) is None:
-        raise ConditionError("the score does not depend on the image")
+        raise unreached(INPUT)
     totals: dict[str, Array] = {}
     shown: dict[str, Array] = {}
     size = known.grid(INPUT, inputs)

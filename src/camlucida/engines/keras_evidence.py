@@ -13,7 +13,7 @@ from camlucida.engines.keras_deeplift import beside_zeros
 from camlucida.engines.keras_end import head_weights
 from camlucida.engines.keras_forward import Tap, forward
 from camlucida.engines.made import Measured, raw_maps, score_both
-from camlucida.errors import ConditionError
+from camlucida.engines.studied import unreached
 from camlucida.trees import mapped
 from camlucida.types import Array, Score
 from camlucida.xp import Xp
@@ -159,6 +159,5 @@ def _constant(x: Array | None) -> Array | None:
 def _complete(gradients: Gradients) -> dict[str, Array]:
     for path, gradient in gradients.items():
         if gradient is None:
-            where = f"layer {path!r}; choose one on the way to it" if path else "the image"
-            raise ConditionError(f"the score does not depend on {where}")
+            raise unreached(path)
     return dict(gradients)

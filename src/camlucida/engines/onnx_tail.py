@@ -16,7 +16,8 @@ from onnx import helper
 
 from camlucida.engines.onnx_dry_run import DryRun
 from camlucida.engines.onnx_model import OnnxModel
-from camlucida.errors import ConditionError, RequestError
+from camlucida.engines.studied import unreached
+from camlucida.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +89,7 @@ def cut(model: OnnxModel, image: Any, run: DryRun, path: str, tensor: str, outpu
     nodes = list(model.proto.graph.node)
     after = _after(nodes, tensor)
     if after.isdisjoint(outputs):
-        raise ConditionError(f"the score does not depend on layer {path!r}; choose one on the way to it")
+        raise unreached(path)
     images = [one.name for one in model.inputs]
     before = {str(made) for call in run.flow.calls for made in call.outputs} - after
     needed, ends = _way(nodes, outputs, {tensor, *before, *images})

@@ -76,6 +76,12 @@ class OutputAnatomy(Generic[E]):
         raise UnknownNameError("layer", name, self.calls, "`camlucida layers MODEL` lists them all")
 
 
+def unreached(path: str) -> ConditionError:
+    """What to say where no gradient comes to a layer, or to the image, which is the empty path."""
+    where = f"layer {path!r}; choose one on the way to it" if path else "the image"
+    return ConditionError(f"the score does not depend on {where}")
+
+
 S = TypeVar("S", bound=OutputAnatomy[Any])
 
 

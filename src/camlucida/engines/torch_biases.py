@@ -14,6 +14,7 @@ from camlucida.engines import torch_xp
 from camlucida.engines.base import INPUT, Decomposition, Request, Term
 from camlucida.engines.made import score_both, spread
 from camlucida.engines.masked import image_of
+from camlucida.engines.studied import unreached
 from camlucida.engines.torch_anatomy import TorchAnatomy
 from camlucida.engines.torch_calls import Functions
 from camlucida.engines.torch_forward import forward
@@ -54,7 +55,7 @@ def decompositions(
     if found is None:
         found = _decomposed(model, placed(), request, known, multiplied=multiplied, overrule=True)
     if found is None:
-        raise ConditionError("the score does not depend on the image")
+        raise unreached(INPUT)
     return found
 
 

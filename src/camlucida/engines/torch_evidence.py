@@ -9,14 +9,14 @@ from camlucida.engines import ends, torch_xp
 from camlucida.engines.base import Request
 from camlucida.engines.choice import Call
 from camlucida.engines.made import Measured, raw_maps, score_both
+from camlucida.engines.studied import unreached
 from camlucida.engines.torch_anatomy import TorchAnatomy
 from camlucida.engines.torch_deeplift import Lifted, doubled, with_baseline
 from camlucida.engines.torch_end import head_weights
-from camlucida.engines.torch_forward import forward
+from camlucida.engines.torch_forward import Tap, forward
 from camlucida.engines.torch_gradients import Cut
 from camlucida.engines.torch_outputs import check_rows
 from camlucida.engines.torch_relevance import rules_of
-from camlucida.errors import ConditionError
 from camlucida.trees import count
 from camlucida.types import Array, Head, Score
 
@@ -43,15 +43,7 @@ def evidence(
     images = count(inputs)
     rules = Lifted(images) if lifting else rules_of(request.rule, model) if differentiating else None
     cut = Cut()
-
-    def tap(path: str, x: Array) -> Array:
-        if lifting:
-            return with_baseline(cut.tap(path, x[:images]), x[:images], known.layouts.get(path))
-        if differentiating:
-            return cut.tap(path, x)
-        cut.kept[path] = x.clone()  # what follows may write to it
-        return x
-
+    tap = _lifting(cut, images, known) if lifting else cut.tap if differentiating else cut.keep
     taps = {path: known.calls.get(path) for path in request.layers}
     chain = [call for calls in heads.values() for call in calls]
     recorded = (lambda: bool(cut.kept)) if overrule else None
@@ -67,8 +59,7 @@ def evidence(
     if missing := [path for found in gradients for path, g in found.items() if g is None]:
         if not overrule:
             return None
-        where = f"layer {missing[0]!r}; choose one on the way to it" if missing[0] else "the image"
-        raise ConditionError(f"the score does not depend on {where}")
+        raise unreached(missing[0])
     A = {path: known.flat(path, x.detach()) for path, x in cut.kept.items()}
     G, H_A = (
         {(path, t): known.flat(path, d) for t, found in zip(wanted, each, strict=True) for path, d in found.items()}
@@ -87,6 +78,11 @@ def evidence(
         "gradients": {key: G[key] for key in request.gradients},
         "unguided": unguided,
     }
+
+
+def _lifting(cut: Cut, images: int, known: TorchAnatomy) -> Tap:
+    """A tap where each image goes beside a baseline."""
+    return lambda path, x: with_baseline(cut.tap(path, x[:images]), x[:images], known.layouts.get(path))
 
 
 def _scored(

@@ -23,6 +23,11 @@ class Cut:
         self.kept[path] = x if x.requires_grad else x.detach().requires_grad_()  # or a layer before it leads to it
         return self.kept[path].clone()
 
+    def keep(self, path: str, x: Array) -> Array:
+        """Keep what a layer yields, where no gradient is wanted; what follows may write to it."""
+        self.kept[path] = x.clone()
+        return x
+
     def derivatives(self, scores: Sequence[Array], curved: Sequence[Sequence[str]]) -> tuple[list[Found], list[Found]]:
         """Per score ``(B,)`` its gradients with respect to what the layers yield, and second derivatives.
 
