@@ -67,26 +67,6 @@ def both(model, inputs, **request):
     return cl.explain(model, inputs, preprocess=None, **request), found
 
 
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_recurrent_layers_behind_a_convolution(kind):
-    """cuDNN has no backward pass for them in evaluation, and none is to be in training here: dropout would be drawn."""
-
-    class Read(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-            self.recurrent, self.head = kind(24, 5, num_layers=2, dropout=0.5, batch_first=True), nn.Linear(5, 4)
-
-        def forward(self, x):
-            states, _ = self.recurrent(torch.relu(self.conv(x)).flatten(1, 2).transpose(1, 2))
-            return self.head(states[:, -1])
-
-    here, there = both(settled(Read()), images(), method=["grad-cam", "integrated-gradients"], target=1)
-    assert np.abs(here[0].raw).max() > 1e-5
-    for one, other in zip(here, there, strict=True):
-        assert_alike(other.raw, one.raw, 1e-3)
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_kind_of_model(name):
     this = NETWORKS[name]()

@@ -18,7 +18,7 @@ import camlucida as cl  # noqa: E402
 from camlucida.engines import Probes, engine_for  # noqa: E402
 from camlucida.errors import CamlucidaError, ConditionError, ModelError, RequestError, UnknownNameError  # noqa: E402
 from camlucida.trees import mapped  # noqa: E402
-from torch_networks import CLASSES, SIDE, TWINS, Network, images, named, pool, sequence, settled  # noqa: E402
+from torch_networks import CLASSES, SIDE, TWINS, images, named, pool, settled  # noqa: E402
 from torch_ways import WAYS  # noqa: E402
 
 pytestmark = [  # torch 2.13 of its own parts
@@ -527,26 +527,6 @@ def test_double_precision_is_used_where_the_model_has_it():
     with torch.no_grad():
         own = this.model(torch.tensor(this.inputs).double()).float().numpy()
     np.testing.assert_array_equal([item.answer.probabilities for item in explained(this)], own)
-
-
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_a_recurrent_layer_draws_no_dropout(kind):
-    class Read(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-            self.recurrent, self.head = kind(24, 5, num_layers=2, dropout=0.5, batch_first=True), nn.Linear(5, 4)
-
-        def forward(self, x):
-            return self.read(torch.relu(self.conv(x)))
-
-        def read(self, A):
-            states, _ = self.recurrent(A.flatten(1, 2).transpose(1, 2))
-            return self.head(states[:, -1])
-
-    model = settled(Read())
-    this = Network(model, images(), "relu()", (6, 6), sequence(model.conv, torch.relu), lambda A, _: model.read(A))
-    assert_close(explained(this).raw, reference(this))
 
 
 def test_autocast(network):

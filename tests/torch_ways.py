@@ -333,6 +333,39 @@ class Recurrent(nn.Module):
         return torch.softmax(self.head(state[-1]), -1)
 
 
+class DeepRecurrent(nn.Module):
+    """Two recurrent layers with dropout between them, which there is none of in evaluation."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.recurrent, self.head = kind(24, 5, num_layers=2, dropout=0.5, batch_first=True), nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        return self.read(torch.relu(self.conv(x)))
+
+    def read(self, A):
+        states, _ = self.recurrent(A.flatten(1, 2).transpose(1, 2))
+        return self.head(states[:, -1])
+
+
+def _deep(kind):
+    model = settled(DeepRecurrent(kind))
+    return Network(model, images(), "relu()", (6, 6), sequence(model.conv, torch.relu), of(model.read))
+
+
+def recurrent_lstm():
+    return _deep(nn.LSTM)
+
+
+def recurrent_gru():
+    return _deep(nn.GRU)
+
+
+def recurrent_rnn():
+    return _deep(nn.RNN)
+
+
 def recurrent():
     model = settled(Recurrent())
 
@@ -456,6 +489,9 @@ WAYS = {
         namedtuple_layer,
         dataclass_layer,
         recurrent,
+        recurrent_lstm,
+        recurrent_gru,
+        recurrent_rnn,
         image_last,
         channels_last_head,
         no_grad_backbone,
