@@ -439,6 +439,13 @@ def test_a_device_that_is_not_here(files, device):
     assert message(error)
 
 
+def test_a_device_is_looked_for_before_anything_is_loaded():
+    with pytest.raises(errors.RequestError, match="torch cannot use a device 'gpux' here"):
+        load_model("hf:./nowhere", device="gpux")
+    with pytest.raises(errors.RequestError, match="xception is no model of torch"):
+        load_model("xception", device="gpux")
+
+
 def test_on_meta_there_is_nothing_to_compute(files):
     with pytest.raises(errors.RequestError, match="on the device 'meta' a model has no values"):
         load_model(files / "net.pt2", device="meta")

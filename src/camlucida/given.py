@@ -131,9 +131,8 @@ def _check_ready(inputs: Any) -> None:
             f"ready inputs need one first axis, of at least one image; there are {sorted(counts)} images"
         )
     for x in leaves(inputs):
-        if np.isfinite(
-            np.einsum("i->", x.ravel())
-        ):  # a sum is a number only where all are; it is the quickest way past them
+        # A sum is a number only where all that it adds are: the quickest way past them.
+        if np.isfinite(np.einsum("i->", x.ravel())):
             continue
         finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
         if not finite.all():  # else the sum was too large

@@ -7,23 +7,12 @@ from camlucida.models import guess
 from camlucida.models.loaded import LoadedModel
 
 
-def placed(loaded: LoadedModel, device: str | None) -> LoadedModel:
-    """The model on a device; None leaves it where it is, with a note where an accelerator is not made use of.
+def check_device(device: str) -> None:
+    """See that torch can use a device, before a model is loaded.
 
     Raises:
-        RequestError: it is no model of torch, there is no such device, or the model cannot be there.
+        RequestError: it cannot.
     """
-    if not guess.is_torch(loaded.model):
-        if device is not None:
-            raise RequestError(
-                f"{loaded.name} is no model of torch, so --device (device=) is not for it: Keras and onnxruntime take "
-                "an accelerator by themselves"
-            )
-        return loaded
-    return _unmoved(loaded) if device is None else _moved(loaded, device)
-
-
-def _moved(loaded: LoadedModel, device: str) -> LoadedModel:
     import torch
 
     try:
@@ -32,8 +21,32 @@ def _moved(loaded: LoadedModel, device: str) -> LoadedModel:
         raise RequestError(f"torch cannot use a device {device!r} here: {one_line(error)}") from error
     if there.is_meta:
         raise RequestError("on the device 'meta' a model has no values; name cpu, cuda, or another that computes")
+
+
+def not_of_torch(name: str) -> RequestError:
+    """What to say where a device is named for another framework's model."""
+    return RequestError(
+        f"{name} is no model of torch, so --device (device=) is not for it: Keras and onnxruntime take an accelerator "
+        "by themselves"
+    )
+
+
+def placed(loaded: LoadedModel, device: str | None) -> LoadedModel:
+    """The model on a device; None leaves it where it is, with a note where an accelerator is not made use of.
+
+    Raises:
+        RequestError: it is no model of torch, or it cannot be there.
+    """
+    if guess.is_torch(loaded.model):
+        return _unmoved(loaded) if device is None else _moved(loaded, device)
+    if device is not None:
+        raise not_of_torch(loaded.name)
+    return loaded
+
+
+def _moved(loaded: LoadedModel, device: str) -> LoadedModel:
     try:
-        loaded.model.to(there.device)
+        loaded.model.to(device)
     except (NotImplementedError, RuntimeError) as error:
         raise RequestError(f"{loaded.name} cannot be on {device!r}: {one_line(error)}") from error
     return loaded

@@ -11,7 +11,7 @@ from camlucida.models import applications, cifar10, factory, files, guess
 from camlucida.models.altered import altered, by, pair
 from camlucida.models.applications import NETWORKS, Size
 from camlucida.models.backend import SUPPORTED, choose, import_keras
-from camlucida.models.device import placed
+from camlucida.models.device import check_device, not_of_torch, placed
 from camlucida.models.installed import is_installed
 from camlucida.models.loaded import File, LoadedModel
 from camlucida.models.objects import from_object
@@ -63,6 +63,8 @@ def load_model(
     elif isinstance(spec, str | PathLike):
         parsed = parse(os.fspath(spec))
         _settle(parsed, backend)
+        if device is not None:
+            _check_device(parsed, device)
         loaded = placed(_open(parsed, weights, wanted), device)
     else:
         _no_weights(weights, "a model object")
@@ -80,6 +82,13 @@ def _settle(spec: Spec, backend: str | None) -> None:
         choose(backend)
     elif spec.framework is not None:
         _check_backend(backend, spec.framework, str(spec))
+
+
+def _check_device(spec: Spec, device: str) -> None:
+    if spec.framework not in (None, "torch"):
+        raise not_of_torch(str(spec))
+    _need_torch(spec)
+    check_device(device)
 
 
 def _check_backend(backend: str | None, framework: str | None, name: str) -> None:
