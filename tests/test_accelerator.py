@@ -29,7 +29,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.:DeprecationWarning")
 
 DEVICE = torch.accelerator.current_accelerator()
 NETWORKS = TWINS | WAYS
-TOLERANCE = {"mixed_bfloat16": 4e-2}
+TOLERANCE = {"mixed_bfloat16": 4e-2} | dict.fromkeys(["recurrent_lstm", "recurrent_gru", "recurrent_rnn"], 1e-3)
+"""Where it is not 1e-4: half precision, and cuDNN's recurrences, which were seen to differ by 2e-4."""
 HEADED = {Need.WEIGHTS, Need.HEAD}
 
 
